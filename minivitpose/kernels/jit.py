@@ -1,0 +1,45 @@
+"""How every kernel is compiled, and how arrays are made ready for one.
+
+Compilation is lazy, once for float32 and once for float64, and kept on disk (``cache=True``). Numba sees no change of
+this file in that cache: after one, delete ``kernels/__pycache__``.
+"""
+
+import numpy as np
+from numba import njit
+
+# error_model="numpy": a division by zero gives inf or nan, as in NumPy; Python's check would keep loops from vectorising.
+options = {"parallel": True, "cache": True, "error_model": "numpy"}
+
+kernel = njit(**options)
+
+# For sums over many numbers. reassoc lets the compiler keep many partial sums, one a lane of the vector registers, and
+# contract lets it fuse multiply and add. On 192 x 768 @ 768 x 768 reassoc made linear REASSOC_GAIN times faster and the
+# float32 error ERROR_GAIN times smaller, contract another CONTRACT_GAIN. The order of a sum is fixed when the kernel is
+# compiled: it depends neither on the number of threads nor on the run.
+summing_kernel = njit(**options, fastmath={"reassoc", "contract"})
+
+
+def float_type(*arrays):
+    """The dtype that NumPy would give to a result of these arrays: float32 or float64, else TypeError."""
+    dtype = np.result_type(*arrays)
+    if dtype not in (np.float32, np.float64):
+        raise TypeError(f"the kernels take float32 and float64, got {dtype}: convert with x.astype(np.float32)")
+    return dtype
+
+
+def ready(name, x, shape, dtype):
+    """The array as kernels take it: of this shape, else ValueError, and of this dtype, C-contiguous and read-only.
+
+    Copied only if it is not so already. Read-only, because then a kernel that wrote to its input would not compile, and
+    an array that cannot be written, for example of a file mapped into memory, needs no compilation of its own.
+    """
+    if x.shape != tuple(shape):
+        raise ValueError(f"{name} has shape {x.shape}, expected {tuple(shape)}")
+    x = np.require(x, dtype, ["C_CONTIGUOUS", "ALIGNED"]).view()
+    x.flags.writeable = False
+    return x
+
+
+def ready_bias(bias, n, dtype):
+    """The same for a bias (n,) that may be None: zeros."""
+    return ready("bias", np.zeros(n, dtype) if bias is None else bias, (n,), dtype)

@@ -1,0 +1,155 @@
+"""The network in one page: patch embedding, positions, blocks, last norm, head. Put it beside the paper's figure 2.
+
+Source: Xu, Zhang, Zhang, Tao: ViTPose, simple vision transformer baselines for human pose estimation, NeurIPS 2022.
+"""
+
+import numpy as np
+
+from minivitpose import layers
+from minivitpose.checkpoint import fit, not_finite, read_source
+from minivitpose.layers import below, keep
+from minivitpose.parameters import cast, flatten, is_learnt, nest
+from minivitpose.trace import Cache
+
+
+def forward(images, p, config, ops=layers, tap=keep):
+    """Images in, heatmaps out: (B, 3, H, W) -> (B, K, Hm, Wm).
+
+    p: parameters nested by the checkpoint's names. ops: the module that holds the layers (layers or kernels).
+    tap(name, array): sees every activation in the order of execution and returns the array to go on with.
+    """
+    backbone, head = p["backbone"], p["keypoint_head"]
+
+    x = tap("backbone.patch_embed.proj", ops.patch_embed(images, **backbone["patch_embed"]["proj"], ratio=config.ratio))
+    grid = x.shape[2:]  # Hp, Wp
+    x = tap("backbone.pos", ops.add_positions(ops.to_tokens(x), positions(backbone["pos_embed"], config, grid)))
+
+    for i, block in backbone["blocks"].items():
+        name = f"backbone.blocks.{i}"
+        x = tap(name, ops.block(x, block, config.num_heads, config.qk_scale, config.eps, below(tap, name)))
+    x = tap("backbone.last_norm", ops.layer_norm(x, **backbone["last_norm"], eps=config.eps))
+
+    x = tap("backbone", ops.to_map(x, grid))
+    return tap("keypoint_head.final_layer", ops.keypoint_head(x, **head, tap=below(tap, "keypoint_head")))
+
+
+def positions(pos_embed, config, grid):
+    """The positions for this patch grid: the checkpoint's own, or interpolated for another image size."""
+    return pos_embed if grid == config.grid else layers.resize_positions(pos_embed, config.grid, grid)
+
+
+class ViTPose:
+    """A network with its weights: ``heatmaps = model(images)``.
+
+    Attributes: config (Config), params (nested dict of arrays, the checkpoint's names), dtype (float32 or float64),
+    engine ("numba" or "numpy").
+    """
+
+    def __init__(self, params, config, engine="fast"):
+        """params: nested dict as ``load`` makes it, all of one float dtype. Raises ValueError for an unknown engine."""
+        self.engine, self.ops = engine_ops(engine)
+        self.params, self.config = params, config
+        self.dtype = params["backbone"]["pos_embed"].dtype
+
+    def __call__(self, images):
+        """(B, 3, H, W) normalised RGB of the model's dtype -> heatmaps (B, K, Hm, Wm) of the same dtype.
+
+        An image size other than config.image_size interpolates the positions. Raises ValueError for a wrong shape or
+        dtype, an image smaller than a patch, or values that are not finite.
+        """
+        return self._run(images, keep)
+
+    def run_with_cache(self, images, replace=None):
+        """As ``model(images)``, with every activation by name in the order of execution: (heatmaps, Cache).
+
+        replace: name -> array to go on with instead of what the model computed there; the cache holds what it computed.
+        The cache's arrays may share memory: copy before writing into one. Raises ValueError as ``model(images)`` does,
+        and for a replacement of an unknown name, another shape or another dtype.
+        """
+        cache, replace = Cache(self, images), replace or {}
+
+        def tap(name, x):
+            cache.add(name, x)
+            return check_replacement(name, replace[name], x) if name in replace else x
+
+        heatmaps = self._run(images, tap)
+        if unknown := [name for name in replace if name not in cache]:
+            raise ValueError(f"replace: the model has no activation {unknown[0]!r}; its names are in list(cache)")
+        return heatmaps, cache
+
+    def _run(self, images, tap):
+        check_images(images, self.config, self.dtype)
+        return forward(images, self.params, self.config, self.ops, tap)
+
+    def astype(self, dtype):
+        """The same model computing in float32 or float64."""
+        params = nest({name: cast(x, dtype) for name, x in self.state_dict().items()})
+        return ViTPose(params, self.config, self.engine)
+
+    def with_engine(self, engine):
+        """The same weights, run by another engine."""
+        return ViTPose(self.params, self.config, engine)
+
+    def state_dict(self):
+        """Parameters by the checkpoint's flat names, in the order of execution, as load_state_dict takes them."""
+        return flatten(self.params)
+
+    def __repr__(self):
+        count = sum(x.size for name, x in self.state_dict().items() if is_learnt(name))
+        return f"{self.config.describe()}: {count:,} parameters, {self.dtype}, engine {self.engine!r}"
+
+
+def load(source, engine="fast", num_heads=None, image_size=None, dataset=None, qk_scale=None, ratio=1, dtype="float32"):
+    """A ViTPose ready to run.
+
+    source: a path to a PyTorch file (.pth, zip or legacy), safetensors or npz; the name "mini" (bundled); or a mapping
+    of names to arrays or tensors such as ``module.state_dict()``. Nothing in a file is ever executed.
+    engine: "fast", "numba" or "numpy". What a state dict does not show may be given: num_heads (needed for a model that
+    is not S, B, L, H or mini), image_size (height, width), dataset, qk_scale, ratio. dtype: "float32" or "float64".
+    Raises CheckpointError, with everything that does not fit, for a source that is not a whole ViTPose.
+    """
+    if np.dtype(dtype) not in (np.float32, np.float64):
+        raise ValueError(f"dtype must be float32 or float64, not {dtype}")
+    options = {"image_size": image_size, "dataset": dataset, "qk_scale": qk_scale, "ratio": ratio}
+    params, config = fit(read_source(source), num_heads, options, dtype)
+    return ViTPose(params, config, engine)
+
+
+ENGINES = ("fast", "numba", "numpy")
+
+
+def engine_ops(engine):
+    """(name, module with the layers) of an engine. "fast" is "numba" until it has an engine of its own."""
+    if engine not in ENGINES:
+        raise ValueError(f"unknown engine {engine!r}: expected one of {', '.join(ENGINES)}")
+    if engine == "numpy":
+        return "numpy", layers
+    from minivitpose import kernels  # importing Numba takes a while: only who needs it waits
+
+    return "numba", kernels
+
+
+def check_images(images, config, dtype):
+    """Raises ValueError, with what was expected and what was found, unless images can go into the network."""
+    height, width = config.image_size
+    expected = f"expected normalised images of shape (B, 3, {height}, {width}) and dtype {dtype}"
+    if not isinstance(images, np.ndarray):
+        raise ValueError(f"{expected}; found {type(images).__name__}, not a NumPy array")
+    if images.ndim != 4 or images.shape[1] != 3:
+        hint = ": the channels come first, try images.transpose(0, 3, 1, 2)" if images.shape[-1:] == (3,) else ""
+        raise ValueError(f"{expected}; found shape {images.shape}{hint}")
+    if images.dtype != dtype:
+        hint = "minivitpose.pose.network_input" if images.dtype == np.uint8 else f"images.astype('{dtype}')"
+        raise ValueError(f"{expected}; found {images.dtype}: try {hint}")
+    if any(side < patch for side, patch in zip(images.shape[2:], config.patch_size, strict=True)):
+        raise ValueError(f"{expected}; found {images.shape[2]} x {images.shape[3]} pixels, less than one patch")
+    if fault := not_finite(images):
+        raise ValueError(f"{expected}; found values that are not finite: {fault}")
+
+
+def check_replacement(name, new, x):
+    """The replacement, if it fits: raises ValueError if its shape or dtype is another."""
+    if getattr(new, "shape", None) != x.shape or new.dtype != x.dtype:
+        found = f"{new.dtype} {new.shape}" if isinstance(new, np.ndarray) else type(new).__name__
+        raise ValueError(f"replace[{name!r}]: expected {x.dtype} {x.shape}, found {found}")
+    return new

@@ -1,0 +1,320 @@
+"""Figures: poses drawn on a picture, and the network's inside at a glance.
+
+Each function returns a matplotlib Figure and leaves matplotlib's settings alone: no pyplot, no window, any machine.
+Colours are safe for the colour-blind: left blue with round joints, right orange with square ones; maps in viridis.
+"""
+
+import math
+import os
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import Normal, Stroke
+
+from minivitpose.pose.crop import MEAN
+from minivitpose.pose.decode import cells_to_crop
+from minivitpose.pose.image import as_image
+from minivitpose.pose.skeletons import LEFT, RIGHT, SIDES
+
+PERSON = ("#F0E442", "#CC79A7", "#009E73", "#D55E00", "#0072B2")  # Okabe and Ito, without the two of the sides
+INK, GREY, DARK, UNSEEN = "#1A1A1A", "#5F6368", "#14181F", "#D55E00"
+MAP = colormaps["viridis"]
+PATCH, OFFSET = 16, 2  # the patches are 16 pixels wide and the first starts at pixel -2, in the padding
+LUMA = np.array([0.299, 0.587, 0.114])  # how bright red, green and blue look. Source: ITU-R BT.601
+FONT = "DejaVu Sans"  # comes with matplotlib
+
+
+def new_figure(width, height, dpi):
+    """A white figure of width x height pixels with a canvas that draws into memory."""
+    figure = Figure(figsize=(width / dpi, height / dpi), dpi=dpi, facecolor="white", layout="none")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save(figure, path):
+    """Write the figure to a file at its own size in pixels; the name's ending says the format: png, jpg, webp, pdf, svg.
+
+    With photographs in it, a JPEG is a third of a PNG and a WebP a fifth.
+    """
+    kind = os.path.splitext(path)[1].lower()
+    extra = {
+        ".png": {"pil_kwargs": {"optimize": True}, "metadata": {"Software": None}},
+        ".jpg": {"pil_kwargs": {"quality": 90, "subsampling": 0}},
+        ".webp": {"pil_kwargs": {"quality": 90}},
+    }
+    extra[".jpeg"] = extra[".jpg"]
+    figure.savefig(path, dpi=figure.dpi, bbox_inches=figure.bbox_inches, facecolor="white", **extra.get(kind, {}))
+
+
+# ------------------------------------------------------------------------------------------------ poses on a picture
+
+
+def draw_poses(image, poses, skeleton, threshold=None):
+    """The picture at its full size with everybody's limbs, joints and box: one figure pixel a picture pixel.
+
+    image (H, W, 3) uint8, poses a list of Pose, skeleton a Skeleton with as many keypoints; joints with a score below
+    ``threshold``, and limbs that end there, are left out; None draws all -> Figure. Save it with ``save``.
+    """
+    height, width = as_image(image).shape[:2]
+    figure = new_figure(width, height, dpi=72)  # at 72 dots an inch, matplotlib's points are pixels
+    axes = figure.add_axes((0, 0, 1, 1))
+    show_picture(axes, image)
+    for i, pose in enumerate(poses):
+        draw_pose(axes, pose, skeleton, threshold, stroke_width(image, pose), PERSON[i % len(PERSON)])
+    return figure
+
+
+def show_picture(axes, image):
+    """The picture with no frame or ticks; pixel (x, y) is the point x, y."""
+    height, width = image.shape[:2]
+    show_pixels(axes, image, (-0.5, width - 0.5, height - 0.5, -0.5))
+
+
+def show_pixels(axes, pixels, extent, **style):
+    """An image over the rectangle ``extent`` (left, right, bottom, top), which the axes then show, no more, no less."""
+    axes.imshow(pixels, extent=extent, origin="upper", aspect="equal", **{"interpolation": "antialiased", **style})
+    axes.set(xlim=extent[:2], ylim=extent[2:], anchor="NW")
+    axes.set_axis_off()
+
+
+def stroke_width(image, pose):
+    """The width of a limb in pixels: it goes with the person's size, within limits that go with the picture's."""
+    diagonal = math.hypot(*image.shape[:2])
+    person = math.hypot(*pose.box[2:])
+    return float(np.clip(0.011 * person, max(1.2, 0.0015 * diagonal), 0.008 * diagonal))
+
+
+def draw_pose(axes, pose, skeleton, threshold, stroke, colour):
+    """One person: the box, limbs with a dark outline, joints on top. ``stroke`` in points."""
+    x, y, w, h = pose.box
+    box = Rectangle((x, y), w, h, fill=False, edgecolor=colour, linewidth=0.3 * stroke, zorder=2)
+    box.set_path_effects(outline(0.3 * stroke))
+    axes.add_patch(box)
+    seen = np.ones(len(pose.scores), bool) if threshold is None else pose.scores >= threshold
+    for (a, b), rgb in zip(skeleton.links, skeleton.link_colours, strict=True):
+        if seen[a] and seen[b]:
+            xy = pose.keypoints[[a, b]]
+            (line,) = axes.plot(*xy.T, color=hexed(rgb), linewidth=stroke, solid_capstyle="round", zorder=3)
+            line.set_path_effects(outline(stroke))
+    for side, marker in (("middle", "o"), ("left", "o"), ("right", "s")):
+        chosen = [i for i, s in enumerate(skeleton.sides) if s == side and seen[i]]
+        edge = {"markeredgecolor": DARK, "markeredgewidth": 0.45 * stroke}
+        x, y = pose.keypoints[chosen].T
+        axes.plot(x, y, marker, color=hexed(SIDES[side]), markersize=2.1 * stroke, zorder=4, **edge)
+
+
+def outline(stroke):
+    """A dark rim around a line, so that it shows on light ground; the light line itself shows on dark ground."""
+    return [Stroke(linewidth=1.9 * stroke, foreground=DARK, alpha=0.85), Normal()]
+
+
+def hexed(rgb):
+    """(r, g, b) 0 to 255 -> "#rrggbb"."""
+    return "#{:02x}{:02x}{:02x}".format(*rgb)
+
+
+# ------------------------------------------------------------------------------------------- the network at a glance
+
+
+def demo_figure(image, crop, pattern, heatmaps, pose, skeleton, token, block, note):
+    """One picture of everything between a photograph and its keypoints, 1600 pixels wide.
+
+    image (H, W, 3) uint8; crop a Crop of it; pattern (h, N, N), the attention of one image in block number ``block``
+    (row: who asks, column: who is asked); heatmaps (K, Hm, Wm); pose the Pose; token 0 .. N - 1, the one whose row is
+    shown; note a line to stand below -> Figure.
+    """
+    figure, top, small = layout(image.shape[1] / image.shape[0])
+    show_crop(top[0], crop)
+    show_patches(top[1], crop, token)
+    show_attention(top[2], crop, pattern, token, block)
+    show_heatmaps(top[3], crop, heatmaps)
+    show_result(top[4], image, crop, pose, skeleton)
+    show_heads(small[:EACH], crop, pattern, token)
+    show_single_keypoints(small[EACH:], crop, heatmaps, skeleton)
+    figure.text(0.5, 0.022, note, ha="center", va="center", fontsize=10.5, color=GREY, family=FONT)
+    return figure
+
+
+EACH = 6  # so many heads and so many single keypoints
+WIDTH, EDGE, GAP, HEAD, FOOT, SMALL_GAP, BETWEEN = 1600, 26, 24, 56, 34, 10, 44  # of the layout, in pixels
+
+
+def layout(aspect):
+    """The figure and its axes: five panels on top, the last for the picture, and 2 EACH small maps below.
+
+    aspect: width of the picture over its height -> Figure, [5 axes], [2 EACH axes].
+    """
+    ratios = [0.752] * 4 + [min(max(aspect, 0.6), 1.1)]
+    height = (WIDTH - 2 * EDGE - 4 * GAP) / sum(ratios)
+    small = (WIDTH - 2 * EDGE - BETWEEN - 2 * (EACH - 1) * SMALL_GAP) / (2 * EACH)
+    total = round(HEAD + height + FOOT + HEAD + small / 0.752 + 2 * FOOT)
+    figure = new_figure(WIDTH, total, dpi=100)
+    x = EDGE + np.concatenate([[0], np.cumsum([r * height + GAP for r in ratios])])
+    top = [axes_at(figure, x[i], HEAD, ratios[i] * height, height) for i in range(5)]
+    x = EDGE + np.arange(2 * EACH) * (small + SMALL_GAP) + (np.arange(2 * EACH) >= EACH) * (BETWEEN - SMALL_GAP)
+    return figure, top, [axes_at(figure, left, HEAD + height + FOOT + HEAD, small, small / 0.752) for left in x]
+
+
+def axes_at(figure, left, top, width, height):
+    """Axes at a place given in pixels from the figure's left upper corner."""
+    W, H = figure.get_size_inches() * figure.dpi
+    return figure.add_axes((left / W, 1 - (top + height) / H, width / W, height / H))
+
+
+def say(axes, title, subtitle):
+    """A bold title and a grey line under it, above the axes."""
+    put(axes, 0, 32, title, fontsize=12.5, weight="bold", color=INK, ha="left")
+    put(axes, 0, 13, subtitle, fontsize=9.5, color=GREY, ha="left")
+
+
+def put(axes, x, up, text, **style):
+    """Text at x (0 left, 1 right) of the axes and so many pixels above them (below their foot if negative)."""
+    y, points = (1, up * 0.72) if up > 0 else (0, up * 0.72)
+    axes.annotate(text, (x, y), (0, points), xycoords="axes fraction", textcoords="offset points", va="center",
+                  family=FONT, annotation_clip=False, **style)  # fmt: skip
+
+
+def legend_below(axes, text):
+    """One grey line below the axes."""
+    put(axes, 0, -14, text, fontsize=9, color=GREY, ha="left")
+
+
+def scale_below(axes, low, high):
+    """The colours' meaning below the axes: lowest value, a band of colours, highest value."""
+    band = axes.inset_axes((0.25, -0.05, 0.5, 0.022))
+    band.imshow(np.linspace(0, 1, 256)[None], cmap=MAP, aspect="auto")
+    band.set_axis_off()
+    put(axes, 0.23, -14, number(low, high), fontsize=9, color=GREY, ha="right")
+    put(axes, 0.77, -14, number(high, high), fontsize=9, color=GREY, ha="left")
+
+
+def number(value, highest):
+    """A value in few letters: three digits, or one if it is next to nothing."""
+    return f"{value:.3g}" if abs(value) >= 1e-3 * abs(highest) else f"{value:.0e}"
+
+
+def show_crop(axes, crop):
+    height, width = crop.pixels.shape[:2]
+    show_picture(axes, crop.pixels)
+    say(axes, "1  The crop", f"{width} × {height} pixels, all the network sees")
+    legend_below(axes, f"1 pixel = {crop.scale[0] / (width - 1):.2f} pixels of the picture")
+
+
+def show_with_padding(axes, colours, padding):
+    """The crop, (H, W, 3) 0 to 1, and before its first row and column the padding that the first patches reach into."""
+    height, width = colours.shape[:2]
+    canvas = np.full((height + OFFSET, width + OFFSET, 3), padding)
+    canvas[OFFSET:, OFFSET:] = colours
+    show_pixels(axes, canvas, (-OFFSET - 0.5, width - 0.5, height - 0.5, -OFFSET - 0.5))
+
+
+def show_patches(axes, crop, token):
+    rows, columns = patch_grid(crop)
+    height, width = np.add(crop.pixels.shape[:2], OFFSET)
+    show_with_padding(axes, crop.pixels / 255, MEAN)  # the padding is 0 after the normalisation: the mean colour
+    (left, right), (top, bottom) = patch_span(columns), patch_span(rows)
+    for colour, stroke in ((DARK, 1.6), ("white", 0.6)):
+        axes.vlines(left + PATCH * np.arange(columns + 1), top, bottom, color=colour, linewidth=stroke)
+        axes.hlines(top + PATCH * np.arange(rows + 1), left, right, color=colour, linewidth=stroke)
+    axes.add_patch(Rectangle((left, bottom), width, OFFSET, color=UNSEEN, linewidth=0, zorder=3))
+    axes.add_patch(Rectangle((right, top), OFFSET, height, color=UNSEEN, linewidth=0, zorder=3))
+    mark(axes, crop, token)
+    say(axes, "2  Patches", f"{rows} × {columns} tokens of {PATCH} × {PATCH} pixels")
+    legend_below(axes, f"white square: token {token}; red edge: unseen")
+
+
+def patch_grid(crop):
+    """Rows and columns of patches."""
+    return tuple(n // PATCH for n in crop.pixels.shape[:2])
+
+
+def patch_span(n):
+    """Where n patches in a row begin and end, in crop pixels (pixel i reaches from i - 1/2 to i + 1/2)."""
+    return -OFFSET - 0.5, n * PATCH - OFFSET - 0.5
+
+
+def mark(axes, crop, token, stroke=1.6):
+    """A white square, rimmed dark, around one token's patch."""
+    row, column = divmod(token, patch_grid(crop)[1])
+    corner = column * PATCH - OFFSET - 0.5, row * PATCH - OFFSET - 0.5
+    for colour, width in ((DARK, 2.6 * stroke), ("white", stroke)):
+        axes.add_patch(Rectangle(corner, PATCH, PATCH, fill=False, edgecolor=colour, linewidth=width, zorder=5))
+
+
+def overlay(axes, crop, values, extent):
+    """Values as colours laid over the crop in grey. values (m, n), extent (left, right, bottom, top) in crop pixels."""
+    grey = (crop.pixels @ LUMA / 255)[..., None]
+    show_with_padding(axes, grey, MEAN @ LUMA)
+    limits = axes.get_xlim(), axes.get_ylim()
+    show_pixels(axes, values, extent, cmap=MAP, alpha=0.62, interpolation="nearest")
+    axes.set(xlim=limits[0], ylim=limits[1])
+
+
+def patch_extent(crop):
+    """The rectangle that the patches cover, for imshow."""
+    rows, columns = patch_grid(crop)
+    return *patch_span(columns), *patch_span(rows)[::-1]
+
+
+def heatmap_extent(crop, heatmap_size):
+    """The rectangle that the heatmap's cells cover, for imshow: the centres of the corner cells are corner pixels."""
+    height, width = heatmap_size
+    corners = np.array([(-0.5, -0.5), (width - 0.5, height - 0.5)])
+    (left, top), (right, bottom) = cells_to_crop(corners, heatmap_size, crop.pixels.shape[:2])
+    return left, right, bottom, top
+
+
+def show_attention(axes, crop, pattern, token, block):
+    values = pattern[:, token].mean(axis=0).reshape(patch_grid(crop))
+    overlay(axes, crop, values, patch_extent(crop))
+    mark(axes, crop, token)
+    say(axes, "3  Attention", f"block {block}, token {token}, mean of {len(pattern)} heads")
+    scale_below(axes, values.min(), values.max())
+
+
+def show_heatmaps(axes, crop, heatmaps):
+    values = heatmaps.max(axis=0)
+    overlay(axes, crop, values, heatmap_extent(crop, values.shape))
+    rows, columns = values.shape
+    say(axes, "4  Heatmaps", f"highest of {len(heatmaps)} maps of {rows} × {columns} cells")
+    scale_below(axes, values.min(), values.max())
+
+
+def show_result(axes, image, crop, pose, skeleton):
+    show_picture(axes, image)
+    height, width = crop.pixels.shape[:2]
+    corner, end = crop.to_picture([(0, 0), (width - 1, height - 1)])
+    frame = Rectangle(corner, *(end - corner), fill=False, edgecolor="white", linewidth=1, linestyle="--")
+    frame.set_path_effects(outline(1))
+    axes.add_patch(frame)
+    draw_pose(axes, pose, skeleton, None, 3.0, PERSON[0])
+    say(axes, "5  Keypoints", "the peaks, back in the picture")
+    for x, sign, colour in ((0, "●", LEFT), (0.16, "■", RIGHT)):
+        put(axes, x, -14, sign, fontsize=11, color=hexed(colour), ha="left", path_effects=outline(0.6))
+    put(axes, 0.055, -14, "left", fontsize=9, color=GREY, ha="left")
+    put(axes, 0.215, -14, "right;  dashed: the crop", fontsize=9, color=GREY, ha="left")
+
+
+def show_heads(small, crop, pattern, token):
+    """The token's attention in a few heads, each in colours of its own scale."""
+    say(small[0], f"Attention of token {token} in single heads", "each in colours of its own scale")
+    for axes, head in zip(small, spread(len(pattern), len(small)), strict=False):
+        overlay(axes, crop, pattern[head, token].reshape(patch_grid(crop)), patch_extent(crop))
+        mark(axes, crop, token, 0.9)
+        put(axes, 0.5, -12, f"head {head}", fontsize=9, color=INK, ha="center")
+
+
+def show_single_keypoints(small, crop, heatmaps, skeleton):
+    """The heatmaps of a few keypoints, each in colours of its own scale."""
+    say(small[0], "Heatmaps of single keypoints", "each in colours of its own scale")
+    for axes, k in zip(small, spread(len(heatmaps), len(small)), strict=False):
+        overlay(axes, crop, heatmaps[k], heatmap_extent(crop, heatmaps[k].shape))
+        put(axes, 0.5, -12, skeleton.keypoints[k].replace("_", " "), fontsize=9, color=INK, ha="center")
+
+
+def spread(n, count):
+    """At most ``count`` of the numbers 0 .. n - 1, evenly spread, the first and the last among them."""
+    return np.unique(np.linspace(0, n - 1, min(n, count)).round().astype(int))
