@@ -20,6 +20,8 @@ EXAMPLES = {
     "compare": "minivitpose compare --weights vitpose-b-coco.pth --reference recorded.npz --engine numpy",
 }
 
+HOPPER = (66, 50, 380, 500)  # the box of the person in the demo's photograph
+
 
 def main(arguments=None):
     """Run a command and return its exit code. Bad input is one line on standard error, never a traceback."""
@@ -73,8 +75,7 @@ def parser():
     p = command("predict", predict, "find the keypoints in a picture: JSON and a drawn picture")
     p.add_argument("image", metavar="IMAGE", help="a picture file of any usual kind")
     add_weights(p)
-    box = "left, top, width and height of the person in pixels; again for each person (default: the whole picture)"
-    p.add_argument("--box", type=float, nargs=4, metavar=("X", "Y", "W", "H"), action="append", help=box)
+    add_box(p, "again for each person", action="append")
     p.add_argument("--out", type=Path, default=Path("."), metavar="DIR", help="where to write (default: this folder)")
     add_engine(p)
 
@@ -86,6 +87,7 @@ def parser():
     add_weights(p, required=False)
     p.add_argument("--variant", help="instead of --weights: mini, S, B, L or H with random values in every tensor")
     p.add_argument("--image", help="a picture to run on (default: seeded noise)")
+    add_box(p, "goes with --image")
     p.add_argument("--seed", type=int, default=0, help="of --variant's weights and of the noise (default: 0)")
     p.add_argument("--sample", type=int, metavar="N", help="keep about N values of each activation, and sums over all")
     p.add_argument("--save-weights", type=Path, metavar="PTH", help="also write the weights as a PyTorch file")
@@ -102,6 +104,11 @@ def parser():
 def add_weights(p, required=True):
     p.add_argument("--weights", required=required, metavar="W", help="a .pth, .safetensors or .npz file, or 'mini'")
     add_heads(p)
+
+
+def add_box(p, more, **options):
+    text = f"left, top, width and height of the person in pixels; {more} (default: the whole picture)"
+    p.add_argument("--box", type=float, nargs=4, metavar=("X", "Y", "W", "H"), help=text, **options)
 
 
 def add_heads(p):
@@ -129,7 +136,7 @@ def demo(options):
     from minivitpose import load, load_reference
     from minivitpose.compare import compare
     from minivitpose.plot import demo_figure, save
-    from minivitpose.pose import crop, network_input, read_image, skeleton_for, whole_picture
+    from minivitpose.pose import crop, network_input, read_image, skeleton_for
     from minivitpose.pose.estimate import pose_in_crop
 
     check_folder(options.out.parent)
@@ -137,7 +144,7 @@ def demo(options):
     model = load("mini", engine=options.engine)
     reference = load_reference(files("minivitpose") / "data" / "mini-activations.npz")
     image = read_image(get_sample_data("grace_hopper.jpg", asfileobj=False))
-    person = crop(image, whole_picture(image), model.config.image_size)
+    person = crop(image, HOPPER, model.config.image_size)
     images = network_input(person)
 
     say(f"{model}\nFirst run (compiles what is not in the cache yet) ...")
@@ -243,6 +250,8 @@ def record(options):
         raise UsageError("--half goes with --variant: the weights of a file stay as they are")
     if options.sample is not None and options.sample < 1:
         raise UsageError(f"--sample must be 1 or more, not {options.sample}")
+    if options.box and not options.image:
+        raise UsageError("--box goes with --image")
     check_folder(options.out.parent)
     if options.weights is not None:
         module = reference.twin(load(options.weights, "numpy", num_heads=options.heads))
@@ -269,7 +278,7 @@ def images_for(options, config):
 
     if options.image:
         image = read_image(options.image)
-        return network_input(crop(image, whole_picture(image), config.image_size))
+        return network_input(crop(image, options.box or whole_picture(image), config.image_size))
     return np.random.default_rng(options.seed).standard_normal((1, 3, *config.image_size), dtype=np.float32)
 
 
@@ -280,10 +289,26 @@ def compare(options):
 
     reference = load_reference(options.reference)
     model = load(options.weights, options.engine, num_heads=options.heads, dtype=reference.images.dtype.name)
+    same_model(model, reference)
     say(f"{model}: running, then every layer alone ...")
     report = compare_activations(model.run_with_cache(reference.images)[1], reference)
     print(report)
     return 0 if report.ok else 1
+
+
+def same_model(model, reference):
+    """A recording of a model of another shape is a mix-up of files, not a divergence."""
+    from minivitpose.config import as_dict, from_dict
+
+    try:
+        recorded = from_dict(reference.header["config"])
+    except (KeyError, TypeError, AttributeError, ValueError):
+        return  # a header without a config still has its activations
+    shape = {name: x for name, x in as_dict(model.config).items() if name != "dataset"}
+    if shape != {name: x for name, x in as_dict(recorded).items() if name != "dataset"}:
+        raise UsageError(
+            f"the reference was recorded from {recorded.describe()}; these weights are {model.config.describe()}"
+        )
 
 
 def check_folder(folder):
@@ -297,7 +322,3 @@ def write_text(path, text):
     temporary = path.with_suffix(path.suffix + ".part")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -200,7 +200,7 @@ def read_config(shapes, num_heads=None, **options):
     read["deconv_kernels"] = tuple(shapes[name][2] for name in deconvs)
     *extra, last = in_order(final)
     read["extra_kernels"] = tuple(shapes[name][2] for name in extra)
-    read["extra_bias"] = bool(extra) and extra[0].replace("weight", "bias") in shapes
+    read["extra_bias"] = not extra or extra[0].replace("weight", "bias") in shapes
     read["num_keypoints"], read["final_kernel"] = shapes[last][0], shapes[last][2]
     if bad := [k for k in read["deconv_kernels"] if k not in DECONV_PADDING]:
         raise ConfigError(f"keypoint_head.deconv_layers: expected kernels of size 4, 3 or 2, found {bad[0]}")

@@ -134,8 +134,8 @@ def scaled_dot_product_attention(q, k, v, qk_scale=None, tap=keep):
 
 def split_heads(x, num_heads):
     """(B, N, 3 h d) -> three of (B, h, N, d): the columns are q, k, v in turn, in each of them the heads in turn."""
-    B, N, _ = x.shape
-    return x.reshape(B, N, 3, num_heads, -1).transpose(2, 0, 3, 1, 4)
+    B, N, inner = x.shape
+    return x.reshape(B, N, 3, num_heads, inner // (3 * num_heads)).transpose(2, 0, 3, 1, 4)
 
 
 def merge_heads(x):

@@ -1,5 +1,7 @@
 """Parameters, flat as in a state dict ("a.b": x) and nested as the layers take them ({"a": {"b": x}})."""
 
+import numpy as np
+
 
 def nest(flat):
     """{"a.b": x} -> {"a": {"b": x}}, in order."""
@@ -23,9 +25,33 @@ def flatten(tree, prefix=""):
 
 def cast(x, dtype):
     """Weights to the dtype of the model, counters as they are; no copy where nothing changes."""
-    return x.astype(dtype, copy=False) if x.dtype.kind == "f" else x
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, which loading finds and names
+        return x.astype(dtype, copy=False) if x.dtype.kind == "f" else x
 
 
 def is_learnt(name):
     """Whether training learns it: batch norm's statistics and its counter are gathered, not learnt."""
     return not name.endswith(("running_mean", "running_var", "num_batches_tracked"))
+
+
+def random_state_dict(shapes, seed=0):
+    """Seeded random values for **every** parameter: name -> shape to name -> float64 array (counters int64).
+
+    No layer can hide behind a zero bias or a norm of ones, the activations keep about the same size from layer to
+    layer, and batch norm's variances are positive.
+    """
+    rng = np.random.default_rng(seed)
+    return {name: random_value(name, tuple(shape), rng) for name, shape in shapes.items()}
+
+
+def random_value(name, shape, rng):
+    if name.endswith("num_batches_tracked"):
+        return np.array(rng.integers(1, 1000))
+    if name.endswith("running_var"):
+        return rng.uniform(0.5, 1.5, shape)
+    if name.endswith("pos_embed"):
+        return 0.3 * rng.standard_normal(shape)
+    if len(shape) > 1:
+        terms = 4 * shape[0] if "deconv_layers" in name else np.prod(shape[1:])  # of the sum that makes one output
+        return rng.standard_normal(shape) / np.sqrt(terms)
+    return float(name.endswith("weight")) + 0.2 * rng.standard_normal(shape)

@@ -24,6 +24,7 @@ INK, GREY, DARK, UNSEEN = "#1A1A1A", "#5F6368", "#14181F", "#D55E00"
 MAP = colormaps["viridis"]
 PATCH, OFFSET = 16, 2  # the patches are 16 pixels wide and the first starts at pixel -2, in the padding
 LUMA = np.array([0.299, 0.587, 0.114])  # how bright red, green and blue look. Source: ITU-R BT.601
+OVER = 0.65  # how much the colours of a map cover the crop under it
 FONT = "DejaVu Sans"  # comes with matplotlib
 
 
@@ -35,7 +36,7 @@ def new_figure(width, height, dpi):
 
 
 def save(figure, path):
-    """Write the figure to a file at its own size in pixels; the name's ending says the format: png, jpg, webp, pdf, svg.
+    """Write the figure at its own size in pixels; the path's ending says the format: png, jpg, webp, pdf, svg.
 
     With photographs in it, a JPEG is a third of a PNG and a WebP a fifth.
     """
@@ -89,6 +90,9 @@ def stroke_width(image, pose):
 
 def draw_pose(axes, pose, skeleton, threshold, stroke, colour):
     """One person: the box, limbs with a dark outline, joints on top. ``stroke`` in points."""
+    if len(pose.keypoints) != len(skeleton.keypoints):
+        found, expected = len(pose.keypoints), len(skeleton.keypoints)
+        raise ValueError(f"pose: found {found} keypoints, expected {expected} as in skeleton {skeleton.name!r}")
     x, y, w, h = pose.box
     box = Rectangle((x, y), w, h, fill=False, edgecolor=colour, linewidth=0.3 * stroke, zorder=2)
     box.set_path_effects(outline(0.3 * stroke))
@@ -126,42 +130,47 @@ def demo_figure(image, crop, pattern, heatmaps, pose, skeleton, token, block, no
     (row: who asks, column: who is asked); heatmaps (K, Hm, Wm); pose the Pose; token 0 .. N - 1, the one whose row is
     shown; note a line to stand below -> Figure.
     """
-    figure, top, small = layout(image.shape[1] / image.shape[0])
+    split = min(max(len(pattern), 3), SMALL // 2)  # so many places for heads, the others for keypoints
+    figure, top, small = layout(image.shape[1] / image.shape[0], split)
     show_crop(top[0], crop)
     show_patches(top[1], crop, token)
     show_attention(top[2], crop, pattern, token, block)
     show_heatmaps(top[3], crop, heatmaps)
     show_result(top[4], image, crop, pose, skeleton)
-    show_heads(small[:EACH], crop, pattern, token)
-    show_single_keypoints(small[EACH:], crop, heatmaps, skeleton)
+    show_heads(small[:split], crop, pattern, token)
+    show_single_keypoints(small[split:], crop, heatmaps, skeleton)
     figure.text(0.5, 0.022, note, ha="center", va="center", fontsize=10.5, color=GREY, family=FONT)
     return figure
 
 
-EACH = 6  # so many heads and so many single keypoints
+POINTS = 0.72  # one pixel in points, at 100 dots an inch
+SMALL = 12  # places for small maps in the lower row
 WIDTH, EDGE, GAP, HEAD, FOOT, SMALL_GAP, BETWEEN = 1600, 26, 24, 56, 34, 10, 44  # of the layout, in pixels
 
 
-def layout(aspect):
-    """The figure and its axes: five panels on top, the last for the picture, and 2 EACH small maps below.
+def layout(aspect, split):
+    """The figure and its axes: five panels on top, the last for the picture, and SMALL maps below.
 
-    aspect: width of the picture over its height -> Figure, [5 axes], [2 EACH axes].
+    aspect: width of the picture over its height; split: so many small maps stand before the gap -> Figure, [5 axes],
+    [SMALL axes].
     """
     ratios = [0.752] * 4 + [min(max(aspect, 0.6), 1.1)]
     height = (WIDTH - 2 * EDGE - 4 * GAP) / sum(ratios)
-    small = (WIDTH - 2 * EDGE - BETWEEN - 2 * (EACH - 1) * SMALL_GAP) / (2 * EACH)
+    small = (WIDTH - 2 * EDGE - BETWEEN - (SMALL - 2) * SMALL_GAP) / SMALL
     total = round(HEAD + height + FOOT + HEAD + small / 0.752 + 2 * FOOT)
     figure = new_figure(WIDTH, total, dpi=100)
     x = EDGE + np.concatenate([[0], np.cumsum([r * height + GAP for r in ratios])])
     top = [axes_at(figure, x[i], HEAD, ratios[i] * height, height) for i in range(5)]
-    x = EDGE + np.arange(2 * EACH) * (small + SMALL_GAP) + (np.arange(2 * EACH) >= EACH) * (BETWEEN - SMALL_GAP)
+    x = EDGE + np.arange(SMALL) * (small + SMALL_GAP) + (np.arange(SMALL) >= split) * (BETWEEN - SMALL_GAP)
     return figure, top, [axes_at(figure, left, HEAD + height + FOOT + HEAD, small, small / 0.752) for left in x]
 
 
 def axes_at(figure, left, top, width, height):
-    """Axes at a place given in pixels from the figure's left upper corner."""
+    """Bare axes at a place given in pixels from the figure's left upper corner."""
     W, H = figure.get_size_inches() * figure.dpi
-    return figure.add_axes((left / W, 1 - (top + height) / H, width / W, height / H))
+    axes = figure.add_axes((left / W, 1 - (top + height) / H, width / W, height / H))
+    axes.set_axis_off()
+    return axes
 
 
 def say(axes, title, subtitle):
@@ -170,11 +179,11 @@ def say(axes, title, subtitle):
     put(axes, 0, 13, subtitle, fontsize=9.5, color=GREY, ha="left")
 
 
-def put(axes, x, up, text, **style):
-    """Text at x (0 left, 1 right) of the axes and so many pixels above them (below their foot if negative)."""
-    y, points = (1, up * 0.72) if up > 0 else (0, up * 0.72)
-    axes.annotate(text, (x, y), (0, points), xycoords="axes fraction", textcoords="offset points", va="center",
-                  family=FONT, annotation_clip=False, **style)  # fmt: skip
+def put(axes, x, up, text, right=0, **style):
+    """Text at x (0 left, 1 right) of the axes, so many pixels above them (below their foot if negative), and right."""
+    place = {"xycoords": "axes fraction", "textcoords": "offset points", "annotation_clip": False}
+    offset = (right * POINTS, up * POINTS)
+    axes.annotate(text, (x, int(up > 0)), offset, va="center", family=FONT, **place, **style)
 
 
 def legend_below(axes, text):
@@ -185,7 +194,8 @@ def legend_below(axes, text):
 def scale_below(axes, low, high):
     """The colours' meaning below the axes: lowest value, a band of colours, highest value."""
     band = axes.inset_axes((0.25, -0.05, 0.5, 0.022))
-    band.imshow(np.linspace(0, 1, 256)[None], cmap=MAP, aspect="auto")
+    colours = OVER * MAP(np.linspace(0, 1, 256))[None, :, :3] + (1 - OVER) * 0.55  # as over a medium grey
+    band.imshow(colours, aspect="auto", interpolation="nearest")
     band.set_axis_off()
     put(axes, 0.23, -14, number(low, high), fontsize=9, color=GREY, ha="right")
     put(axes, 0.77, -14, number(high, high), fontsize=9, color=GREY, ha="left")
@@ -245,11 +255,11 @@ def mark(axes, crop, token, stroke=1.6):
 
 
 def overlay(axes, crop, values, extent):
-    """Values as colours laid over the crop in grey. values (m, n), extent (left, right, bottom, top) in crop pixels."""
+    """Values as colours laid over the crop in pale grey. values (m, n), extent (left, right, bottom, top) in pixels."""
     grey = (crop.pixels @ LUMA / 255)[..., None]
-    show_with_padding(axes, grey, MEAN @ LUMA)
+    show_with_padding(axes, 0.3 + 0.65 * grey, 0.3 + 0.65 * MEAN @ LUMA)
     limits = axes.get_xlim(), axes.get_ylim()
-    show_pixels(axes, values, extent, cmap=MAP, alpha=0.62, interpolation="nearest")
+    show_pixels(axes, values, extent, cmap=MAP, alpha=OVER, interpolation="nearest")
     axes.set(xlim=limits[0], ylim=limits[1])
 
 
@@ -292,10 +302,9 @@ def show_result(axes, image, crop, pose, skeleton):
     axes.add_patch(frame)
     draw_pose(axes, pose, skeleton, None, 3.0, PERSON[0])
     say(axes, "5  Keypoints", "the peaks, back in the picture")
-    for x, sign, colour in ((0, "●", LEFT), (0.16, "■", RIGHT)):
-        put(axes, x, -14, sign, fontsize=11, color=hexed(colour), ha="left", path_effects=outline(0.6))
-    put(axes, 0.055, -14, "left", fontsize=9, color=GREY, ha="left")
-    put(axes, 0.215, -14, "right;  dashed: the crop", fontsize=9, color=GREY, ha="left")
+    for right, sign, colour, words in ((0, "●", LEFT, "left"), (52, "■", RIGHT, "right;  dashed: the crop")):
+        put(axes, 0, -14, sign, right, fontsize=11, color=hexed(colour), ha="left", path_effects=outline(0.6))
+        put(axes, 0, -14, words, right + 18, fontsize=9, color=GREY, ha="left")
 
 
 def show_heads(small, crop, pattern, token):

@@ -78,42 +78,38 @@ def load_reference(path):
         arrays = read_state_dict(path)
     except CheckpointError as error:
         raise RecordingError(str(error)) from None
-    header = read_header(path, arrays)
-    reference = Reference({}, images=arrays["images"], sample=header["sample"], header=header)
-    for name, facts in header.pop("facts").items():
-        facts["shape"] = tuple(facts["shape"])
-        reference.facts[name] = Facts(**facts)
-        value = reference.values[name] = arrays[f"value/{name}"]
-        for kind, truths in {"truth": reference.truth, "alone": reference.alone}.items():
-            if f"{kind}/{name}" in arrays:
-                truths[name] = value.astype(np.float64) + arrays[f"{kind}/{name}"]
+    try:
+        header = json.loads(bytes(arrays["__header__"]))
+        check_version(header)
+        facts = {name: Facts(**values) for name, values in header.pop("facts").items()}
+        reference = Reference({}, facts=facts, images=arrays["images"], sample=header["sample"], header=header)
+        for name in facts:
+            facts[name].shape = tuple(facts[name].shape)
+            add_arrays(reference, name, arrays)
+    except RecordingError as error:
+        raise RecordingError(f"{path}: {error}") from None
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
+        fault = "found no header or one that does not go with the arrays"
+        raise RecordingError(f"{path}: expected a file written by 'minivitpose record', {fault}") from None
     return reference
 
 
-def read_header(path, arrays):
-    """The header, checked against the arrays beside it."""
-    hint = "expected a file written by 'minivitpose record'"
-    try:
-        header = json.loads(bytes(arrays["__header__"]))
-        if header["format"] != FORMAT:
-            raise RecordingError(f"{path}: {hint}, found the format {header['format']!r}")
-        if header["version"] != VERSION:
-            raise RecordingError(
-                f"{path}: expected version {VERSION} of the format, found {header['version']}: record anew"
-            )
-        faults = [name for name, facts in header["facts"].items() if not fits(arrays, name, facts, header["sample"])]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, RecordingError):
-            raise
-        raise RecordingError(f"{path}: {hint}, found arrays without a readable header") from None
-    if faults or "images" not in arrays:
-        raise RecordingError(f"{path}: {hint}, found {faults[0] if faults else 'images'} missing or of another shape")
-    return header
+def check_version(header):
+    if header["format"] != FORMAT:
+        raise RecordingError(f"expected the format {FORMAT!r}, found {header['format']!r}")
+    if header["version"] != VERSION:
+        raise RecordingError(f"expected version {VERSION} of the format, found {header['version']}: record anew")
 
 
-def fits(arrays, name, facts, sample):
-    """Whether the arrays of an activation are there and of the shape that the header says."""
-    shape, size = tuple(facts["shape"]), int(np.prod(facts["shape"]))
-    expected = shape if sample is None else (len(sample_of(size, sample)),)
-    present = [arrays[f"{kind}/{name}"] for kind in ("value", "truth", "alone") if f"{kind}/{name}" in arrays]
-    return f"value/{name}" in arrays and all(x.shape == expected and x.dtype.kind == "f" for x in present)
+def add_arrays(reference, name, arrays):
+    """The values of one activation and, where they are there, its truths; checked against the header."""
+    shape = reference.facts[name].shape
+    expected = shape if reference.sample is None else (len(sample_of(int(np.prod(shape)), reference.sample)),)
+    for kind, target in (("value", reference.values), ("truth", reference.truth), ("alone", reference.alone)):
+        x = arrays.get(f"{kind}/{name}")
+        if x is None and kind != "value":
+            continue
+        if x is None or x.shape != expected or x.dtype.kind != "f":
+            found = "nothing" if x is None else f"{x.dtype} {x.shape}"
+            raise RecordingError(f"{kind} of {name}: expected floating point {expected}, found {found}")
+        target[name] = x if kind == "value" else reference.values[name].astype(np.float64) + x

@@ -17,6 +17,7 @@ except ImportError as error:
 
 from minivitpose.config import head_shapes
 from minivitpose.layers import DECONV_PADDING
+from minivitpose.parameters import random_state_dict
 from minivitpose.trace import Reference
 
 # ---------------------------------------------------------------------------------------------------------------- twin
@@ -155,27 +156,10 @@ def twin(model):
 
 
 def randomise(module, seed=0):
-    """Random values in **every** tensor, so that no layer hides behind a zero bias or a norm of ones. -> module.
-
-    Weights keep the size of the activations about constant; batch norm's variances are positive. Same on every machine.
-    """
-    rng = np.random.default_rng(seed)
+    """Random values in **every** tensor of a module, the same on every machine (see random_state_dict). -> module."""
     state = module.state_dict()
-    for name, tensor in state.items():
-        shape = tuple(tensor.shape)
-        if name.endswith("num_batches_tracked"):
-            value = np.array(rng.integers(1, 1000))
-        elif name.endswith("running_var"):
-            value = rng.uniform(0.5, 1.5, shape)
-        elif name.endswith("pos_embed"):
-            value = 0.3 * rng.standard_normal(shape)
-        elif len(shape) > 1:
-            fan_in = shape[0] * 4 if "deconv_layers" in name else int(np.prod(shape[1:]))  # a deconv's taps: 2 x 2
-            value = rng.standard_normal(shape) / np.sqrt(fan_in)
-        else:
-            value = (1 if name.endswith("weight") else 0) + 0.2 * rng.standard_normal(shape)
-        state[name] = torch.from_numpy(np.asarray(value)).to(tensor.dtype).reshape(shape)
-    module.load_state_dict(state)
+    values = random_state_dict({name: tuple(x.shape) for name, x in state.items()}, seed)
+    module.load_state_dict({name: torch.from_numpy(values[name]).to(x.dtype) for name, x in state.items()})
     return module
 
 
@@ -192,7 +176,7 @@ def record(module, images, truth=True):
     """
     check_names(module)
     dtype = next(module.parameters()).dtype
-    images = torch.as_tensor(np.asarray(images)).to(dtype)
+    images = torch.from_numpy(np.array(images)).to(dtype)
     values = run(module, images)
     reference = Reference(values, images=images.numpy())
     if truth and dtype != torch.float64:

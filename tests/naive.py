@@ -38,7 +38,9 @@ def conv2d(x, weight, bias=None, stride=1, padding=0):
     B, Cin, H, W = shape(x)
     Cout, _, kh, kw = shape(weight)
     h, w = (H + 2 * padding - kh) // stride + 1, (W + 2 * padding - kw) // stride + 1
-    terms = [[[[[bias[o] if bias else 0.0] for _ in range(w)] for _ in range(h)] for o in range(Cout)] for _ in range(B)]
+    terms = [
+        [[[[bias[o] if bias else 0.0] for _ in range(w)] for _ in range(h)] for o in range(Cout)] for _ in range(B)
+    ]
     for n, c, ii, jj, a, b in product(*map(range, (B, Cin, H, W, kh, kw))):  # input (ii, jj) under tap (a, b)
         i, a_off = divmod(ii + padding - a, stride)
         j, b_off = divmod(jj + padding - b, stride)
@@ -92,7 +94,9 @@ def resize_positions(pos_embed, old_grid, new_grid):
     y = [pos_embed[0][0]]
     for i, j in product(range(h), range(w)):
         near = list(product(range(H), range(W)))
-        y.append([math.fsum(down[i][a] * along[j][b] * pos_embed[0][1 + a * W + b][c] for a, b in near) for c in range(C)])
+        y.append(
+            [math.fsum(down[i][a] * along[j][b] * pos_embed[0][1 + a * W + b][c] for a, b in near) for c in range(C)]
+        )
     return [y]
 
 
@@ -208,7 +212,9 @@ def conv_transpose2d(x, weight, bias=None, stride=2, padding=0, output_padding=0
     _, Cout, kh, kw = shape(weight)
     h = (H - 1) * stride - 2 * padding + (kh - 1) + output_padding + 1
     w = (W - 1) * stride - 2 * padding + (kw - 1) + output_padding + 1
-    terms = [[[[[bias[o] if bias else 0.0] for _ in range(w)] for _ in range(h)] for o in range(Cout)] for _ in range(B)]
+    terms = [
+        [[[[bias[o] if bias else 0.0] for _ in range(w)] for _ in range(h)] for o in range(Cout)] for _ in range(B)
+    ]
     for n, c, o, ii, jj, a, b in product(*map(range, (B, Cin, Cout, H, W, kh, kw))):
         i, j = ii * stride + a - padding, jj * stride + b - padding
         if 0 <= i < h and 0 <= j < w:

@@ -1,4 +1,4 @@
-"""Writes PyTorch and zip files byte by byte, without PyTorch: correct ones, and wrong ones in every way a test needs."""
+"""Writes PyTorch and zip files byte by byte, without PyTorch: correct ones, and wrong ones as a test needs them."""
 
 import struct
 import zlib
@@ -26,10 +26,11 @@ class Name:
 
 @dataclass
 class Call:
-    """REDUCE: a function called with arguments, then BUILD with a state."""
+    """REDUCE: a function called with arguments; then SETITEMS with items and BUILD with a state, if there are any."""
 
     function: Name
     arguments: tuple = ()
+    items: dict | None = None
     state: object = None
 
 
@@ -56,50 +57,56 @@ def pickled(thing: object, protocol: int = 2, python2: bool = False) -> bytes:
 
 
 class PickleWriter:
+    """One method for each type of thing."""
+
     def __init__(self, protocol: int, python2: bool):
         self.protocol, self.python2, self.memo = protocol, python2, {}
 
-    def remembered(self, thing: object, code: bytes) -> bytes:
-        number = self.memo[id(thing)] = len(self.memo)
-        if self.protocol >= 4:
-            return code + b"\x94"
-        return code + (b"q" + bytes([number]) if number < 256 else b"r" + struct.pack("<I", number))
-
     def encode(self, thing: object) -> bytes:
         if id(thing) in self.memo:
-            number = self.memo[id(thing)]
-            return b"h" + bytes([number]) if number < 256 else b"j" + struct.pack("<I", number)
-        kinds = {Raw: lambda: thing.code, Name: self.name, Call: self.call, Persistent: self.persistent}
-        kinds |= {dict: self.dict, list: self.list, tuple: self.tuple, str: self.text, bytes: self.bytes}
-        kinds |= {bool: lambda _=0: b"\x88" if thing else b"\x89", type(None): lambda: b"N", int: self.int}
-        kinds |= {float: lambda: b"G" + struct.pack(">d", thing)}
-        write = kinds[type(thing)]
-        code = write(thing) if hasattr(write, "__self__") else write()
-        return self.remembered(thing, code) if isinstance(thing, Name | Persistent) else code
+            return self.numbered(b"hj", self.memo[id(thing)])
+        code = getattr(self, f"write_{type(thing).__name__}")(thing)
+        if not isinstance(thing, Name | Persistent):
+            return code
+        number = self.memo[id(thing)] = len(self.memo)
+        return code + (b"\x94" if self.protocol >= 4 else self.numbered(b"qr", number))
 
-    def name(self, thing: Name) -> bytes:
+    def encode_all(self, things) -> bytes:
+        return b"".join(map(self.encode, things))
+
+    def numbered(self, codes: bytes, number: int) -> bytes:
+        return codes[:1] + bytes([number]) if number < 256 else codes[1:] + struct.pack("<I", number)
+
+    def write_Raw(self, thing: Raw) -> bytes:
+        return thing.code
+
+    def write_Name(self, thing: Name) -> bytes:
         if self.protocol >= 4:
-            return self.text(thing.module) + self.text(thing.name) + b"\x93"
+            return self.write_str(thing.module) + self.write_str(thing.name) + b"\x93"
         return f"c{thing.module}\n{thing.name}\n".encode()
 
-    def call(self, thing: Call) -> bytes:
-        state = b"" if thing.state is None else self.encode(thing.state) + b"b"
-        return self.encode(thing.function) + self.encode(thing.arguments) + b"R" + state
+    def write_Call(self, thing: Call) -> bytes:
+        code = self.encode(thing.function) + self.encode(thing.arguments) + b"R"
+        code += self.write_items(thing.items) if thing.items else b""
+        return code + (b"" if thing.state is None else self.encode(thing.state) + b"b")
 
-    def persistent(self, thing: Persistent) -> bytes:
+    def write_Persistent(self, thing: Persistent) -> bytes:
         return self.encode(thing.identifier) + b"Q"
 
-    def dict(self, thing: dict) -> bytes:
-        return b"}(" + b"".join(self.encode(k) + self.encode(v) for k, v in thing.items()) + b"u"
+    def write_items(self, thing: dict) -> bytes:
+        return b"(" + b"".join(self.encode(key) + self.encode(value) for key, value in thing.items()) + b"u"
 
-    def list(self, thing: list) -> bytes:
-        return b"](" + b"".join(map(self.encode, thing)) + b"e"
+    def write_dict(self, thing: dict) -> bytes:
+        return b"}" + self.write_items(thing)
 
-    def tuple(self, thing: tuple) -> bytes:
-        items = b"".join(map(self.encode, thing))
-        return items + b")\x85\x86\x87"[len(thing) :][:1] if len(thing) < 4 else b"(" + items + b"t"
+    def write_list(self, thing: list) -> bytes:
+        return b"](" + self.encode_all(thing) + b"e"
 
-    def text(self, thing: str) -> bytes:
+    def write_tuple(self, thing: tuple) -> bytes:
+        short = {0: b")", 1: b"\x85", 2: b"\x86", 3: b"\x87"}.get(len(thing))
+        return self.encode_all(thing) + short if short else b"(" + self.encode_all(thing) + b"t"
+
+    def write_str(self, thing: str) -> bytes:
         raw = thing.encode()
         if self.python2:
             return b"U" + bytes([len(raw)]) + raw
@@ -107,10 +114,16 @@ class PickleWriter:
             return b"\x8c" + bytes([len(raw)]) + raw
         return b"X" + struct.pack("<I", len(raw)) + raw
 
-    def bytes(self, thing: bytes) -> bytes:
+    def write_bytes(self, thing: bytes) -> bytes:
         return b"B" + struct.pack("<I", len(thing)) + thing
 
-    def int(self, thing: int) -> bytes:
+    def write_bool(self, thing: bool) -> bytes:
+        return b"\x88" if thing else b"\x89"
+
+    def write_NoneType(self, thing: None) -> bytes:
+        return b"N"
+
+    def write_int(self, thing: int) -> bytes:
         if 0 <= thing < 256:
             return b"K" + bytes([thing])
         if 0 <= thing < 65536:
@@ -119,6 +132,9 @@ class PickleWriter:
             return b"J" + struct.pack("<i", thing)
         raw = thing.to_bytes(thing.bit_length() // 8 + 1, "little", signed=True)
         return b"\x8a" + bytes([len(raw)]) + raw
+
+    def write_float(self, thing: float) -> bytes:
+        return b"G" + struct.pack(">d", thing)
 
 
 # ---- tensors ---------------------------------------------------------------------------------------------------
@@ -183,26 +199,9 @@ class TorchFile:
 
 
 def state_dict(file: TorchFile, arrays: dict) -> Call:
-    """An OrderedDict with the state that torch.nn.Module.state_dict gives it."""
-    entries = {key: file.tensor(value) if isinstance(value, np.ndarray) else value for key, value in arrays.items()}
-    metadata = {"_metadata": Call(ORDERED_DICT)}
-    return OrderedDictOf(entries, metadata)
-
-
-def OrderedDictOf(entries: dict, state: object = None) -> Raw | Call:  # noqa: N802
-    """OrderedDict(), then SETITEMS, then BUILD."""
-    return _Ordered(ORDERED_DICT, (), state, entries)
-
-
-@dataclass
-class _Ordered(Call):
-    entries: dict = field(default_factory=dict)
-
-
-def _encode_ordered(self: PickleWriter, thing: _Ordered) -> bytes:
-    filled = b"".join(self.encode(k) + self.encode(v) for k, v in thing.entries.items())
-    state = b"" if thing.state is None else self.encode(thing.state) + b"b"
-    return self.encode(ORDERED_DICT) + b")R(" + filled + b"u" + state
+    """What torch.nn.Module.state_dict returns: an OrderedDict with a state of its own. Arrays become tensors."""
+    items = {key: file.tensor(value) if isinstance(value, np.ndarray) else value for key, value in arrays.items()}
+    return Call(ORDERED_DICT, items=items, state={"_metadata": Call(ORDERED_DICT)})
 
 
 # ---- zip -------------------------------------------------------------------------------------------------------
@@ -210,7 +209,7 @@ def _encode_ordered(self: PickleWriter, thing: _Ordered) -> bytes:
 
 @dataclass
 class Record:
-    """One record; what is None is computed. local_name and shift: lie in the header, or about its place."""
+    """One record. What is None is computed; anything else is written as it is, true or not."""
 
     name: str | bytes
     content: bytes
@@ -234,8 +233,12 @@ def zip_file(records: list[Record], *, checksums=True, align=64, zip64=False, co
         header = len(body) if record.header is None else record.header
         local = name if record.local_name is None else record.local_name
         padding = -(len(body) + 30 + len(local)) % align
-        body += struct.pack("<4sHHHHHIIIHH", b"PK\3\4", 0, record.flags, record.method, 0, 0, 0, 0, 0, len(local), padding)
-        body += local + b"\0" * padding + packed + struct.pack("<4sIII", b"PK\7\x08", crc, len(packed), size & 0xFFFFFFFF)
+        body += struct.pack(
+            "<4sHHHHHIIIHH", b"PK\3\4", 0, record.flags, record.method, 0, 0, 0, 0, 0, len(local), padding
+        )
+        body += (
+            local + b"\0" * padding + packed + struct.pack("<4sIII", b"PK\7\x08", crc, len(packed), size & 0xFFFFFFFF)
+        )
         wide = size >= 0xFFFFFFFF or zip64
         extra = struct.pack("<HHQQQ", 1, 24, size, len(packed), header) if wide else b""
         numbers = (0xFFFFFFFF,) * 3 if wide else (len(packed), size, header)

@@ -14,11 +14,12 @@ class CheckpointError(ValueError):
         self.problem = problem
         facts = [f"expected {expected}"] * bool(expected) + [f"found {found}"] * bool(found)
         message = problem + (f" ({', '.join(facts)})" if facts else "") + (f"; {fix}" if fix else "")
-        super().__init__(printable(message, limit=600))
+        super().__init__(printable(message, limit=1000))
 
     def in_file(self, path: object) -> "CheckpointError":
         """The same error with the file's name in front."""
-        return CheckpointError(f"{path}: {self}")
+        name = str(path)
+        return CheckpointError(f"{name if len(name) <= 300 else '...' + name[-297:]}: {self}")
 
 
 def printable(text: str, limit: int) -> str:

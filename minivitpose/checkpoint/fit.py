@@ -31,9 +31,9 @@ def as_array(name, value):
     if hasattr(value, "detach"):
         value = value.detach().cpu()
         value = (value.float() if str(value.dtype) == "torch.bfloat16" else value).numpy()
-    if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiub":
+    if not isinstance(value, np.ndarray | np.generic) or value.dtype.kind not in "fiub":
         raise CheckpointError(f"{name}: expected an array or tensor of numbers, found {type(value).__name__}")
-    return value.copy()
+    return np.array(value)
 
 
 def fit(state_dict, num_heads=None, options=None, dtype="float32"):

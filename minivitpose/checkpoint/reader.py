@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from minivitpose.checkpoint.errors import CheckpointError, printable, quoted
+from minivitpose.checkpoint.errors import CheckpointError, quoted
 from minivitpose.checkpoint.mapped import map_file
 from minivitpose.checkpoint.npz import read_npz
 from minivitpose.checkpoint.safetensors import read_safetensors
@@ -134,6 +134,6 @@ def likely_cause(data: memoryview) -> str:
         return "it is JSON, perhaps the index of a model in several files or an error message"
     if not any(start):
         return "it begins with zeros only; the download did not finish"
-    if text.isascii() and printable(text.decode(), 512).replace("\\n", "").isprintable():
+    if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in start):
         return "it looks like text"
     return "its beginning is not known"

@@ -15,8 +15,9 @@ import numpy as np
 from minivitpose.checkpoint.dtypes import ITEM_SIZE, MAX_BYTES, check_dtype, check_shape, elements, finished
 from minivitpose.checkpoint.errors import DAMAGED, CheckpointError, printable, quoted
 
-MAX_HEADER = 4 << 20  # bytes; the header of ViTPose-H has 80 kB
-MAX_BRACKETS = 100_000  # about three for each tensor
+MAX_HEADER = 2 << 20  # bytes; the header of ViTPose-H has 80 kB
+MAX_BRACKETS = 100_000  # six for each tensor
+QUOTED = re.compile(r'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 
 DTYPES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "BOOL": "bool",
@@ -63,22 +64,22 @@ def read_header(data: memoryview) -> tuple[dict, int]:
 
 def check_nesting(text: str) -> None:
     """Raises CheckpointError if brackets are nested deeper than a header needs, or there are absurdly many."""
+    brackets = re.findall(r"[\[\]{}]", QUOTED.sub("", text))
+    if len(brackets) > MAX_BRACKETS:
+        raise CheckpointError("the header is absurdly long", found=f"{len(brackets)} brackets", fix=DAMAGED)
     depth = 0
-    brackets = re.findall(r"[\[\]{}]", re.sub(r'"(?:[^"\\]|\\.)*"', "", text))
     for bracket in brackets:
         depth += 1 if bracket in "[{" else -1
         if depth > 3:
             raise CheckpointError("the header is nested too deeply", expected="name -> shape and place", fix=DAMAGED)
-    if len(brackets) > MAX_BRACKETS:
-        raise CheckpointError("the header is absurdly long", found=f"{len(brackets)} brackets", fix=DAMAGED)
 
 
 def unique(pairs: list[tuple[str, object]]) -> dict:
-    entries = dict(pairs)
-    if len(entries) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise CheckpointError(f"the header has the key {quoted(twice)} twice", fix=DAMAGED)
+    entries = {}
+    for name, value in pairs:
+        if name in entries:
+            raise CheckpointError(f"the header has the key {quoted(name)} twice", fix=DAMAGED)
+        entries[name] = value
     return entries
 
 

@@ -1,5 +1,7 @@
 """Which part of what a PyTorch file holds are the weights, and what to call the rest."""
 
+from itertools import islice
+
 from minivitpose.checkpoint.errors import CheckpointError, printable, quoted
 from minivitpose.checkpoint.pickle_instructions import Skipped
 from minivitpose.checkpoint.torch_objects import Tensor
@@ -46,7 +48,7 @@ def find_wrapper(saved: object) -> str | None:
 def is_weight(key: object, value: object) -> bool:
     """True for a tensor, False for what may stand beside the weights. Raises CheckpointError for what may not."""
     if not isinstance(key, str):
-        raise CheckpointError(f"the key {quoted(key)} among the weights is not text", expected="names of parameters")
+        raise CheckpointError(f"the key {name_of(key)} among the weights is not text", expected="names of parameters")
     if isinstance(value, Placeholder | Global):
         raise CheckpointError(
             f"{quoted(key)} among the weights is no ordinary tensor",
@@ -76,15 +78,15 @@ def not_a_dict(saved: object) -> CheckpointError:
 
 def no_tensors(saved: dict) -> CheckpointError:
     """A dict, but none of its values is a tensor: perhaps one of them is the dict that was meant."""
-    inner = [key for key, value in saved.items() if isinstance(value, dict) and has_tensor(value)]
-    fix = f"the weights may be under {quoted(inner[0])}: save that dict alone" if inner else "save the state_dict"
+    inner = next((key for key, value in saved.items() if isinstance(value, dict) and has_tensor(value)), None)
+    fix = f"the weights may be under {quoted(inner)}: save that dict alone" if inner else "save the state_dict"
     return CheckpointError(
         "the file holds a dict without tensors", expected="name -> tensor", found=describe(saved), fix=fix
     )
 
 
 def has_tensor(entries: dict) -> bool:
-    return any(isinstance(value, Tensor) for value in entries.values())
+    return any(isinstance(value, Tensor) for value in islice(entries.values(), 100))
 
 
 def name_of(key: object) -> str:
@@ -105,7 +107,7 @@ def describe(thing: object) -> str:
     if isinstance(thing, str):
         return f"text {quoted(thing, 60)}"
     if isinstance(thing, dict):
-        names = ", ".join(name_of(key) for key in list(thing)[:8])
+        names = ", ".join(name_of(key) for key in islice(thing, 8))
         return printable(f"a dict of {len(thing)}" + (f": {names}" if names else ""), 160)
     if isinstance(thing, list | tuple):
         return f"a {type(thing).__name__} of {len(thing)}"

@@ -16,7 +16,8 @@ import numpy as np
 
 from minivitpose.checkpoint.errors import DAMAGED, CheckpointError, quoted
 from minivitpose.checkpoint.state_dict import describe, select_weights
-from minivitpose.checkpoint.torch_objects import Storage, build_arrays, unpickle_torch
+from minivitpose.checkpoint.torch_arrays import build_arrays
+from minivitpose.checkpoint.torch_objects import Storage, unpickle_torch
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 VERSION = 1001

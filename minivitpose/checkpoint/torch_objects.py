@@ -1,33 +1,19 @@
 """What PyTorch puts into a pickle: tensors described as (storage, offset, size, stride), never their numbers.
 
 The numbers lie outside, in storages, because several tensors may share one: a transposed view, tied weights.
-`unpickle_torch` returns these descriptions; `build_arrays` turns those of the weights into arrays.
+`unpickle_torch` returns these descriptions; `torch_arrays` turns those of the weights into arrays.
 Source: torch/_utils.py (the _rebuild functions) and torch/serialization.py (persistent ids).
 """
 
-import math
 import re
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-import numpy as np
-
-from minivitpose.checkpoint.dtypes import (
-    ITEM_SIZE,
-    MAX_BYTES,
-    REFUSED_ITEM_SIZE,
-    check_dtype,
-    check_shape,
-    elements,
-    finished,
-)
+from minivitpose.checkpoint.dtypes import ITEM_SIZE, MAX_BYTES, REFUSED_ITEM_SIZE
 from minivitpose.checkpoint.errors import DAMAGED, CheckpointError, quoted
 from minivitpose.checkpoint.pickle_instructions import MAX_INSTRUCTIONS
 from minivitpose.checkpoint.unpickle import Global, Placeholder, safe_key, unpickle
 
-MAX_PICKLE = 64 << 20  # bytes; ViTPose-H has 60 kB
-SMALL = 16 << 20  # bytes of arrays that any file may expand to (views of small storages)
-HONEST_GROWTH = 8  # beyond that, all arrays together may be so many times as large as the file
+MAX_PICKLE = 32 << 20  # bytes; ViTPose-H has 60 kB
 
 STORAGES = {  # class of storage -> element type
     "DoubleStorage": "float64", "FloatStorage": "float32", "HalfStorage": "float16", "BFloat16Storage": "bfloat16",
@@ -64,9 +50,6 @@ class Tensor:
     shape: tuple
     stride: tuple
     dtype: str
-
-
-# ---- what the pickle may build ---------------------------------------------------------------------------------
 
 
 def malformed(what: str) -> CheckpointError:
@@ -117,7 +100,8 @@ def rebuild_tensor(arguments: tuple) -> object:
         return storage
     if not isinstance(storage, Storage) or not isinstance(shape, tuple) or not isinstance(stride, tuple):
         raise malformed("a tensor")
-    if len(arguments) > 6 and isinstance(arguments[6], dict) and any(v is True for v in arguments[6].values()):
+    metadata = arguments[6] if len(arguments) > 6 and isinstance(arguments[6], dict) else {}
+    if metadata.get("neg") or metadata.get("conj"):
         return Placeholder("a tensor with a pending negation or conjugation")
     return Tensor(storage, offset, shape, stride, storage.dtype)
 
@@ -126,7 +110,7 @@ def rebuild_tensor_v3(arguments: tuple) -> object:
     """(storage of bytes, offset, size, stride, requires_grad, hooks, dtype[, metadata]) -> Tensor"""
     if len(arguments) < 7 or not isinstance(arguments[6], Global) or arguments[6].module != "torch":
         raise malformed("a tensor")
-    tensor = rebuild_tensor(arguments[:6])
+    tensor = rebuild_tensor(arguments[:6] + arguments[7:8])
     return replace(tensor, dtype=arguments[6].name) if isinstance(tensor, Tensor) else tensor
 
 
@@ -141,10 +125,10 @@ def rebuild_from_type(arguments: tuple) -> object:
     """(function, class, arguments, state): a tensor that somebody gave attributes."""
     if len(arguments) < 3 or not isinstance(arguments[0], Global) or not isinstance(arguments[2], tuple):
         raise malformed("a tensor")
-    function, tensor_class = str(arguments[0]), str(arguments[1])
-    if function not in TENSORS or tensor_class not in ("torch.Tensor", "torch.nn.parameter.Parameter"):
-        return Placeholder(f"torch._tensor._rebuild_from_type_v2 of {tensor_class[:80]}")
-    return TENSORS[function](arguments[2])
+    function, tensor_class, inner = arguments[:3]
+    if str(function) in TENSORS and tensor_class in TENSOR_CLASSES:
+        return TENSORS[str(function)](inner)
+    return Placeholder(f"{tensor_class} made by {function}" if isinstance(tensor_class, Global) else str(function))
 
 
 def size(arguments: tuple) -> object:
@@ -159,6 +143,7 @@ TENSORS = {
     "torch._utils._rebuild_parameter_with_state": rebuild_parameter,
     "torch.nn.parameter.Parameter": rebuild_parameter,
 }
+TENSOR_CLASSES = [Global("torch", "Tensor"), Global("torch.nn.parameter", "Parameter")]
 BUILDERS = TENSORS | {
     "torch._tensor._rebuild_from_type_v2": rebuild_from_type,
     "torch.Size": size,
@@ -182,9 +167,7 @@ class OrderedDicts:
         return {safe_key(key): value for key, value in pairs}
 
 
-def unpickle_torch(
-    data: memoryview, start: int = 0, limit: int = MAX_PICKLE
-) -> tuple[object, int, dict[str, Storage]]:
+def unpickle_torch(data: memoryview, start: int = 0, limit: int = MAX_PICKLE) -> tuple[object, int, dict[str, Storage]]:
     """Reads one pickle of at most `limit` bytes: (the object, where the pickle ends, the storages it mentions)."""
     storages: dict[str, Storage] = {}
 
@@ -199,84 +182,3 @@ def unpickle_torch(
     builders = BUILDERS | {"collections.OrderedDict": OrderedDicts()}
     saved, end = unpickle(data[: start + limit], start, builders, look_up)
     return saved, end, storages
-
-
-# ---- from descriptions to arrays -------------------------------------------------------------------------------
-
-
-def build_arrays(
-    weights: Mapping[str, Tensor], read_storage: Callable[[Storage], memoryview], big_endian: bool, file_size: int
-) -> dict[str, np.ndarray]:
-    """Descriptions -> arrays. Names of the same part of the same storage get the same array.
-
-    read_storage: gives the bytes of a whole row, at least `storage.root_bytes` of them.
-    Everything is checked before the first array is made, so that no file can ask for more memory than is honest.
-    """
-    for key, tensor in weights.items():
-        check_tensor(key, tensor)
-    check_growth(weights, SMALL + HONEST_GROWTH * file_size)
-    rows: dict[str, memoryview] = {}
-    arrays: dict[Tensor, np.ndarray] = {}
-    for tensor in weights.values():
-        if tensor not in arrays:
-            storage = tensor.storage
-            if storage.key not in rows:
-                rows[storage.key] = read_storage(storage)
-            arrays[tensor] = build_array(tensor, part(rows[storage.key], storage), big_endian)
-    return {key: arrays[tensor] for key, tensor in weights.items()}
-
-
-def check_tensor(key: str, tensor: Tensor) -> None:
-    """Raises CheckpointError unless every element of the tensor lies inside its storage."""
-    check_dtype(tensor.dtype, key)
-    count = check_shape(tensor.shape, key)
-    if len(tensor.stride) != len(tensor.shape) or not all(map(is_count, (tensor.offset, *tensor.stride))):
-        raise CheckpointError(f"tensor {quoted(key)} has an impossible offset or strides", fix=DAMAGED)
-    available = tensor.storage.count * WIDTH[tensor.storage.dtype] // ITEM_SIZE[tensor.dtype]
-    last = tensor.offset + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride, strict=True))
-    if count and last >= available:
-        raise CheckpointError(
-            f"tensor {quoted(key)} reaches outside its storage",
-            expected=f"at most element {available - 1}",
-            found=f"element {last}",
-            fix=DAMAGED,
-        )
-
-
-def check_growth(weights: Mapping[str, Tensor], allowed: int) -> None:
-    """Raises CheckpointError if a small file would become huge arrays (expanded views, many views of one storage)."""
-    key_of = {tensor: key for key, tensor in weights.items()}
-    sizes = {key: math.prod(tensor.shape) * ITEM_SIZE[tensor.dtype] for tensor, key in key_of.items()}
-    if sum(sizes.values()) > allowed:
-        largest = max(sizes, key=sizes.get)
-        raise CheckpointError(
-            f"the tensors would become {sum(sizes.values())} bytes, tensor {quoted(largest)} alone {sizes[largest]}",
-            expected=f"at most {allowed} bytes from a file of this size",
-            fix="if it holds expanded views, call .contiguous() on them before saving",
-        )
-
-
-def part(row: memoryview, storage: Storage) -> memoryview:
-    width = WIDTH[storage.dtype]
-    return row[storage.first * width : (storage.first + storage.count) * width]
-
-
-def build_array(tensor: Tensor, raw: memoryview, big_endian: bool) -> np.ndarray:
-    """One array of the tensor's shape, a view of `raw` (the bytes of its storage) if its layout allows that."""
-    width, count = ITEM_SIZE[tensor.dtype], math.prod(tensor.shape)
-    if count == 0 or is_contiguous(tensor):
-        used = raw[tensor.offset * width : (tensor.offset + count) * width] if count else raw[:0]
-        return finished(elements(used, tensor.dtype, big_endian).reshape(tensor.shape), tensor.dtype)
-    steps = [step * width if n > 1 else 0 for n, step in zip(tensor.shape, tensor.stride, strict=True)]
-    stored = elements(raw[: len(raw) // width * width], tensor.dtype, big_endian)
-    view = np.ndarray(tensor.shape, stored.dtype, stored, tensor.offset * width, steps)
-    return finished(view, tensor.dtype)
-
-
-def is_contiguous(tensor: Tensor) -> bool:
-    expected = 1
-    for n, step in zip(reversed(tensor.shape), reversed(tensor.stride), strict=True):
-        if n != 1 and step != expected:
-            return False
-        expected *= n
-    return True

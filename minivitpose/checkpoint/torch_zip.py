@@ -15,7 +15,8 @@ import numpy as np
 
 from minivitpose.checkpoint.errors import DAMAGED, CheckpointError, quoted
 from minivitpose.checkpoint.state_dict import select_weights
-from minivitpose.checkpoint.torch_objects import MAX_PICKLE, Storage, build_arrays, unpickle_torch
+from minivitpose.checkpoint.torch_arrays import build_arrays
+from minivitpose.checkpoint.torch_objects import MAX_PICKLE, Storage, unpickle_torch
 from minivitpose.checkpoint.zip_archive import ZipArchive
 
 

@@ -164,7 +164,7 @@ class Machine:
     # What Python would import and call
 
     def name_global(self, lines: tuple[str, str] | None) -> None:
-        name, module = lines[::-1] if lines else (self.pop(), self.pop())
+        name, module = (lines[1], lines[0]) if lines else (self.pop(), self.pop())
         if not isinstance(module, str) or not isinstance(name, str) or max(len(module), len(name)) > MAX_LINE:
             raise StackError
         refuse_system_call(module, name)

@@ -14,8 +14,9 @@ from minivitpose.checkpoint.errors import DAMAGED, CheckpointError, quoted
 
 SMALL = 32 << 20  # bytes that the records of any file may expand to
 HONEST_GROWTH = 20  # beyond that, they may together be so many times as large as the file
-MAX_RECORDS = 50_000
-MAX_NAME = 1024
+MAX_RECORDS = 20_000
+MAX_NAME = 256
+MAX_EXTRA_BLOCKS = 16
 
 END = struct.Struct("<4sHHHHIIH")  # signature, disks (2), entries (2), directory size, directory start, comment size
 END64 = struct.Struct("<4sQHHIIQQQQ")  # the same in 64 bits
@@ -116,16 +117,21 @@ def fields(layout: struct.Struct, data: memoryview, position: int, signature: by
     return layout.unpack_from(data, position)[1:]
 
 
+def find_end(data: memoryview) -> int:
+    """Where the last structure of the zip begins: its signature, so far from the end as its comment is long."""
+    tail = bytes(data[-(END.size + 0xFFFF) :])
+    found = len(tail)
+    while (found := tail.rfind(b"PK\5\6", 0, found)) >= 0:
+        rest = len(tail) - found - END.size
+        if rest >= 0 and rest == int.from_bytes(tail[found + END.size - 2 : found + END.size], "little"):
+            return len(data) - len(tail) + found
+    raise CheckpointError("the file begins like a zip, but its directory at the end is missing", fix=DAMAGED)
+
+
 def find_directory(data: memoryview) -> tuple[int, int, int]:
     """(start of the directory, its size in bytes, its number of entries)."""
-    tail = bytes(data[-(END.size + 0xFFFF) :])
-    found = tail.rfind(b"PK\5\6")
-    if found < 0 or found > len(tail) - END.size:
-        raise CheckpointError("the file begins like a zip, but its directory at the end is missing", fix=DAMAGED)
-    position = len(data) - len(tail) + found
-    disk, _, _, count, size, start, comment = fields(END, data, position, b"PK\5\6", "the end")
-    if position + END.size + comment != len(data):
-        raise CheckpointError("the zip does not end where its directory says", fix=DAMAGED)
+    position = find_end(data)
+    disk, _, _, count, size, start, _ = fields(END, data, position, b"PK\5\6", "the end")
     if 0xFFFF in (disk, count) or 0xFFFFFFFF in (size, start):
         position = fields(LOCATOR64, data, position - LOCATOR64.size, b"PK\6\7", "the 64-bit locator")[1]
         _, _, _, disk, _, _, count, size, start = fields(END64, data, position, b"PK\6\6", "the 64-bit end")
@@ -172,8 +178,8 @@ def checked_name(raw: bytes) -> str:
 
 def wide_fields(extra: bytes, narrow: list[int], name: str) -> list[int]:
     """Replaces each field that is all ones by its 64-bit value from the extra block with number 1."""
-    while len(extra) >= 4:
-        number, size = struct.unpack_from("<HH", extra)
+    for _ in range(MAX_EXTRA_BLOCKS):
+        number, size = struct.unpack("<HH", extra[:4].ljust(4, b"\0"))
         block, extra = extra[4 : 4 + size], extra[4 + size :]
         if number == 1 and len(block) >= 8 * narrow.count(0xFFFFFFFF):
             wide = iter(struct.unpack(f"<{len(block) // 8}Q", block[: len(block) // 8 * 8]))

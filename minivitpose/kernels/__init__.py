@@ -1,7 +1,7 @@
 """The textbook, compiled: the names, signatures and results of ``minivitpose.layers``, one file an operation.
 
-Here the loops stand that NumPy hides. Each file has a thin function, which checks shapes and lays arrays out, and one
-compiled loop, parallel over outputs that do not depend on each other, so that any number of threads gives the same bits.
+Here the loops stand that NumPy hides. Each file has a thin function, which checks shapes and lays arrays out, and a
+compiled loop, parallel over outputs that do not depend on each other: any number of threads gives the same bits.
 """
 
 import types

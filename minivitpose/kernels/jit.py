@@ -7,16 +7,17 @@ this file in that cache: after one, delete ``kernels/__pycache__``.
 import numpy as np
 from numba import njit
 
-# error_model="numpy": a division by zero gives inf or nan, as in NumPy; Python's check would keep loops from vectorising.
+# error_model="numpy": a division by zero gives inf or nan, as in NumPy. Python's check would keep loops scalar.
 options = {"parallel": True, "cache": True, "error_model": "numpy"}
 
 kernel = njit(**options)
 
-# For sums over many numbers. reassoc lets the compiler keep many partial sums, one a lane of the vector registers, and
-# contract lets it fuse multiply and add. On 192 x 768 @ 768 x 768 reassoc made linear REASSOC_GAIN times faster and the
-# float32 error ERROR_GAIN times smaller, contract another CONTRACT_GAIN. The order of a sum is fixed when the kernel is
-# compiled: it depends neither on the number of threads nor on the run.
-summing_kernel = njit(**options, fastmath={"reassoc", "contract"})
+# For sums over many numbers. The flag reassoc lets the compiler keep many partial sums, one a lane of the vector
+# registers, instead of one long chain. On 2 AVX-512 cores in float32 it took linear, 192 x 768 @ 768 x 768, from 9.0
+# to 1.3 ms, the second transposed convolution from 185 to 25, patch embedding from 54 to 1.8, a layer_norm from 0.08 to
+# 0.01, and the error of linear to a fifth, at K = 3072 to a seventh. contract bought nothing on top. The order of a
+# sum is fixed when the kernel is compiled for a CPU: it depends neither on the number of threads nor on the run.
+summing_kernel = njit(**options, fastmath={"reassoc"})
 
 
 def float_type(*arrays):

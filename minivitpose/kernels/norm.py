@@ -56,7 +56,7 @@ def batch_norm(x, weight, bias, running_mean, running_var, num_batches_tracked=N
     """
     B, C, H, W = x.shape
     dtype = float_type(x, weight, bias, running_mean, running_var)
-    scale = weight / np.sqrt(running_var + eps)
+    scale = weight / np.sqrt(np.asarray(running_var, np.float64) + eps)  # in float64: it is only one a channel
     maps = ready("x", x, x.shape, dtype).reshape(B, C, H * W)
     channels = {"running_mean": running_mean, "weight / sqrt(running_var)": scale, "bias": bias}
     y = np.empty_like(maps)

@@ -8,15 +8,16 @@ from minivitpose.kernels.jit import float_type, kernel, ready
 
 @kernel
 def blend(x, top, bottom, down, left, right, along, y):
-    """Each output pixel is a mixture of four input pixels: first two pairs along the rows, then down."""
+    """Each output pixel is a mixture of four input pixels: of two pairs along the rows, then of these two down."""
     M, height, width = y.shape
+    one = x.dtype.type(1)
     for m in prange(M):
         for i in range(height):
             above, below = x[m, top[i]], x[m, bottom[i]]
             for j in range(width):
-                upper = above[left[j]] + along[j] * (above[right[j]] - above[left[j]])
-                lower = below[left[j]] + along[j] * (below[right[j]] - below[left[j]])
-                y[m, i, j] = upper + down[i] * (lower - upper)
+                upper = (one - along[j]) * above[left[j]] + along[j] * above[right[j]]
+                lower = (one - along[j]) * below[left[j]] + along[j] * below[right[j]]
+                y[m, i, j] = (one - down[i]) * upper + down[i] * lower
 
 
 def neighbours(n, m, dtype):

@@ -1,8 +1,8 @@
 """From a person's box to the network's input: cut out, scale, normalise; and the way back to the picture.
 
 A pixel is a point: the picture's corner pixels are the points (0, 0) and (w - 1, h - 1). The crop takes a rectangle of
-the picture whose corners become the crop's corner pixels, W - 1 and H - 1 apart. This is the "unbiased" convention (UDP)
-of Huang et al. 2020, with which ViTPose was trained.
+the picture whose corners become the crop's corner pixels, W - 1 and H - 1 apart. Huang et al. 2020 call this unbiased
+(UDP), and ViTPose was trained with it.
 """
 
 from dataclasses import dataclass
@@ -127,9 +127,7 @@ def check_box(box, image, name="box"):
         raise BoxError(f"{name}: width and height must be above 0, found {w:g} and {h:g}; a box is x, y, w, h{corners}")
     height, width = image.shape[:2]
     if x >= width or y >= height or x + w <= 0 or y + h <= 0:
-        raise BoxError(
-            f"{name}: lies wholly outside the picture, {width} pixels wide and {height} high; check its units"
-        )
+        raise BoxError(f"{name}: wholly outside the picture, which is {width} wide and {height} high; check its units")
     return x, y, w, h
 
 
@@ -160,5 +158,12 @@ def count_hint(shape):
 
 def short(value):
     """What the user gave, in at most 60 characters on one line."""
+    if isinstance(value, tuple | list) or np.ndim(value) == 1:
+        value = f"({', '.join(plain(v) for v in value[:20])})"
     text = " ".join(str(value).split())
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def plain(value):
+    """A number as one would write it; NumPy's own text for it has the type's name around."""
+    return f"{value:g}" if isinstance(value, int | float | np.number) else str(value)

@@ -1,0 +1,173 @@
+"""Crops: geometry against the formulas of ViTPose, pixels against pictures whose warp is known exactly."""
+
+import numpy as np
+import pytest
+
+from minivitpose.pose.crop import MEAN, STD, BoxError, Crop, check_box, crop, network_input, warp, whole_picture
+from minivitpose.pose.image import ImageError
+
+RNG = np.random.default_rng(0)
+NOISE = RNG.integers(0, 256, (300, 200, 3), dtype=np.uint8)
+
+
+def one_line(box, image=NOISE):
+    with pytest.raises(BoxError) as caught:
+        check_box(box, image)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_centre_and_scale_keep_the_shape_and_enlarge():
+    tall = crop(NOISE, (10, 20, 30, 80))
+    assert tall.centre == (25, 60) and tall.scale == (75, 100)  # 80 high needs 60 wide; times 1.25
+    wide = crop(NOISE, (10, 20, 90, 40))
+    assert wide.centre == (55, 40) and wide.scale == (112.5, 150)
+    assert tall.box == (10.0, 20.0, 30.0, 80.0) and all(type(v) is float for v in tall.box)
+    assert tall.pixels.shape == (256, 192, 3) and tall.pixels.dtype == np.uint8
+
+
+def test_udp_map_sends_corner_pixels_to_the_corners_of_the_rectangle():
+    c = crop(NOISE, (10, 20, 30, 80))
+    assert np.allclose(c.to_picture((0, 0)), (25 - 37.5, 60 - 50), atol=1e-12)
+    assert np.allclose(c.to_picture((191, 255)), (25 + 37.5, 60 + 50), atol=1e-12)
+    assert np.allclose(c.to_picture((95.5, 127.5)), c.centre, atol=1e-12)
+
+
+def test_round_trip():
+    for _ in range(20):
+        box = (*RNG.uniform(-50, 150, 2), *RNG.uniform(60, 400, 2))
+        c = crop(NOISE, box)
+        x, y, w, h = box
+        corners = np.array([(x, y), (x + w, y + h)])
+        assert np.abs(c.to_picture(c.from_picture(corners)) - corners).max() < 1e-9
+        points = RNG.uniform(0, 255, (3, 17, 2))
+        assert np.abs(c.from_picture(c.to_picture(points)) - points).max() < 1e-9
+
+
+def test_identity_box_returns_the_pixels():
+    """A square crop of 64 whose rectangle is 63 wide falls on the picture's own pixels."""
+    side = 63 / 1.25
+    c = crop(NOISE, (40 + 31.5 - side / 2, 70 + 31.5 - side / 2, side, side), size=(64, 64))
+    assert np.array_equal(c.pixels, NOISE[70:134, 40:104])
+
+
+def test_linear_ramp_is_exact():
+    """On a linear ramp bilinear interpolation has no error but the rounding to whole numbers."""
+    yy, xx = np.mgrid[:120, :120]
+    ramp = np.stack([xx * 2, yy * 2, xx + yy], axis=-1).astype(np.uint8)
+    c = crop(ramp, (30, 30, 45, 60))
+    v, u = np.mgrid[:256, :192]
+    x, y = np.moveaxis(c.to_picture(np.stack([u, v], axis=-1)), -1, 0)
+    assert np.abs(c.pixels - np.stack([2 * x, 2 * y, x + y], axis=-1)).max() <= 0.5 + 1e-4
+
+
+def test_warp_against_a_loop():
+    image = NOISE[:7, :9]
+    rows, columns = RNG.uniform(-3, 9, 12), RNG.uniform(-3, 11, 10)
+    rows[:3], columns[:3] = (0, 6, -1), (8, 0, 9)
+    expected = np.zeros((12, 10, 3))
+    for i, y in enumerate(rows):
+        for j, x in enumerate(columns):
+            for p in range(7):
+                for q in range(9):
+                    expected[i, j] += max(0, 1 - abs(y - p)) * max(0, 1 - abs(x - q)) * image[p, q]
+    got = warp(image, rows, columns)
+    assert got.dtype == np.uint8 and np.abs(got - expected).max() <= 0.5 + 1e-4
+
+
+def test_outside_is_black_and_the_border_fades():
+    white = np.full((50, 50, 3), 255, np.uint8)
+    got = warp(white, np.array([-2.0, -1.0, -0.5, 0.0, 49.0, 49.25, 50.0, 1e7, -1e7]), np.array([20.5]))
+    assert got[:, 0, 0].tolist() == [0, 0, 128, 255, 255, 191, 0, 0, 0]
+    c = crop(white, (-40, -40, 60, 70))
+    assert c.pixels[0, 0].tolist() == [0, 0, 0] and c.pixels[-1, -1].tolist() == [255] * 3
+
+
+def test_one_pixel_picture_and_huge_box():
+    dot = np.full((1, 1, 3), 200, np.uint8)
+    assert crop(dot, (0, 0, 1, 1)).pixels.max() == 200
+    assert crop(NOISE, (-5e6, -5e6, 9e6, 9e6)).pixels.shape == (256, 192, 3)
+
+
+def test_input_stays_untouched_and_may_be_a_view():
+    before = NOISE.copy()
+    a = crop(NOISE[::-1], (10, 20, 100, 100)).pixels
+    b = crop(np.ascontiguousarray(NOISE[::-1]), (10, 20, 100, 100)).pixels
+    assert np.array_equal(a, b) and np.array_equal(NOISE, before)
+
+
+def test_network_input():
+    c = crop(NOISE, (10, 20, 100, 100))
+    x = network_input(c)
+    assert x.shape == (1, 3, 256, 192) and x.dtype == np.float32 and x.flags.c_contiguous
+    expected = (c.pixels / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    assert np.abs(x[0].transpose(1, 2, 0) - expected).max() < 1e-6
+    assert MEAN.dtype == STD.dtype == np.float32
+
+
+def test_whole_picture():
+    assert whole_picture(NOISE) == (0.0, 0.0, 200.0, 300.0)
+    assert crop(NOISE, whole_picture(NOISE)).centre == (100, 150)
+    with pytest.raises(ImageError):
+        whole_picture(NOISE[..., 0])
+
+
+def test_crop_checks_its_image():
+    with pytest.raises(ImageError, match="np.stack"):
+        crop(NOISE[..., 0], (0, 0, 9, 9))
+    with pytest.raises(BoxError, match="above 0"):
+        crop(NOISE, (0, 0, 9, 0))
+    assert isinstance(crop(NOISE, (0, 0, 9, 9)), Crop)
+
+
+@pytest.mark.parametrize("box", [[1, 2, 3, 4], (1.5, 2, 3, 4), np.array([1, 2, 3, 4], np.int16), (-5, -5, 10, 10)])
+def test_good_boxes(box):
+    got = check_box(box, NOISE)
+    assert got == tuple(map(float, box)) and all(type(v) is float for v in got)
+
+
+@pytest.mark.parametrize(
+    ("box", "says"),
+    [
+        ((1, 2, 3), "found (3,)"),
+        ((1, 2, 3, 4, 0.9), "leave out the score"),
+        ([[1, 2, 3, 4]], "one box at a time"),
+        ([], "found (0,)"),
+        (7, "found ()"),
+        ("1234", "four numbers"),
+        (["a", "b", "c", "d"], "four numbers"),
+        ({"x": 1}, "four numbers"),
+        ([1, [2], 3, 4], "four numbers"),
+        ([[1, [2]], 3, 4], "four numbers"),
+        (None, "four numbers"),
+        ((1, 2, 3, None), "four numbers"),
+        ((1, 2, np.nan, 4), "NaN"),
+        ((1, 2, 3, -np.inf), "infinite"),
+        ((1, 2, 3, 1e300), "units"),
+        ((np.iinfo(np.int64).min, 2, 3, 4), "units"),
+        ((1, 2, 0, 4), "above 0"),
+        ((1, 2, 3, -4), "above 0"),
+        ((200, 0, 5, 5), "200 wide and 300 high"),
+        ((0, 300, 5, 5), "200 wide and 300 high"),
+        ((-5, 0, 5, 5), "200 wide and 300 high"),
+        ((0, -9, 5, 5), "200 wide and 300 high"),
+    ],
+)
+def test_bad_boxes(box, says):
+    assert says in one_line(box)
+
+
+def test_two_corners_are_suspected_only_when_they_could_be():
+    assert "give (-50, 10, 50, 60)" in one_line((-50, 10, 0, 70))
+    assert "corners" not in one_line((10, 20, -30, 50))
+
+
+def test_the_box_is_shown_as_one_would_write_it():
+    assert one_line(np.array([1.5, 2, 0, 4])).startswith("box (1.5, 2, 0, 4): ")
+    assert one_line((np.float32(0.1), np.int64(2), 0, 4)).startswith("box (0.1, 2, 0, 4): ")
+    assert one_line([1, "a", 0, 4]).startswith("box (1, a, 0, 4): ")
+
+
+def test_a_long_box_stays_one_short_line():
+    assert len(one_line(np.arange(1000))) < 200
+    assert len(one_line(np.zeros((40, 40)))) < 200
