@@ -154,7 +154,7 @@ def demo(options):
     heatmaps, cache = model.run_with_cache(images)
     checked = cache
     if not np.array_equal(images, reference.images):
-        say("This machine's JPEG decoder gives slightly other pixels: the check runs on the recorded ones.")
+        say("The crop's pixels are not the recorded ones (another JPEG decoder?): the check runs on the recorded ones.")
         checked = model.run_with_cache(reference.images)[1]
     report = compare(checked, reference)
     print(report)

@@ -160,8 +160,6 @@ def read_entry(data: memoryview, position: int) -> tuple[Record, int]:
     if method == STORED and packed != size:
         raise CheckpointError(f"record {quoted(name)} of the zip has two sizes", fix=DAMAGED)
     start = find_content(data, header, raw_name, name)
-    if start + packed > len(data):
-        raise CheckpointError(f"record {quoted(name)} reaches beyond the end of the file", fix=DAMAGED)
     return Record(name, method, crc, packed, size, header, start), position + extra_size + comment_size
 
 
