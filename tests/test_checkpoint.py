@@ -156,6 +156,8 @@ def test_views_of_one_storage(tmp_path, container):
     }
     assert_same(found, expected)
     assert found["whole"] is found["tied"]
+    if container == "zip":  # aligned, so what is contiguous is a view of the file
+        assert np.shares_memory(found["whole"], found["part"]) and np.shares_memory(found["whole"], found["one_row"])
 
 
 @both
@@ -956,12 +958,12 @@ def repeat(code: bytes, times: int) -> bytes:
     return code * times
 
 
-MANY = 299_000
+MANY = 199_000
 BOMBS = {
     "deep_list": (repeat(b"]", MANY // 2) + repeat(b"a", MANY // 2 - 1) + b".", "a list of 1"),
     "deep_tuple": (b"N" + repeat(b"\x85", MANY) + b".", "a tuple of 1"),
     "marks": (repeat(b"(", MANY) + b".", "makes no sense"),
-    "endless": (repeat(b"N0", 10_000_000) + b"N.", "more than 300000 instructions"),
+    "endless": (repeat(b"N0", 10_000_000) + b"N.", "more than 200000 instructions"),
     "dicts": (b"(" + repeat(b"}NNs", MANY // 4) + b"t.", "a tuple of"),
     "calls": (b"(" + repeat(b"ca\nb\n)R", MANY // 3) + b"t.", "a tuple of"),
     "memo": (b"(" + b"".join(b"]r" + struct.pack("<I", i * 9001) for i in range(MANY // 2)) + b"t.", "a tuple of"),

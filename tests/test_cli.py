@@ -4,15 +4,19 @@ import json
 import re
 import subprocess
 import sys
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.cbook import get_sample_data
 from PIL import Image
 
 import minivitpose as mvp
 from minivitpose import save_reference
-from minivitpose.cli import EXAMPLES, main
+from minivitpose.cli import EXAMPLES, HOPPER, main
+from minivitpose.pose import crop, network_input, read_image
+from minivitpose.pose.crop import STD
 from minivitpose.recording import make_header
 from models import small_config, state_dict_for
 from test_compare import reference_of
@@ -58,6 +62,14 @@ def test_demo(here, capsys):
     with Image.open("demo.png") as picture:
         assert picture.size[0] == 1600
     assert "ViTPose-mini" in err
+
+
+def test_the_demos_photograph_is_the_recorded_one():
+    """At most a few grey levels apart, for another JPEG decoder; else the wrong box or picture was recorded."""
+    photo = read_image(get_sample_data("grace_hopper.jpg", asfileobj=False))
+    images = network_input(crop(photo, HOPPER))
+    recorded = mvp.load_reference(files("minivitpose") / "data" / "mini-activations.npz").images
+    assert np.abs(images - recorded).max() * STD.max() * 255 < 4
 
 
 @pytest.mark.parametrize("engine", ["numpy", "numba", "fast"])

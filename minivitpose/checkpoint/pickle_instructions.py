@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from minivitpose.checkpoint.errors import DAMAGED, CheckpointError
 
-MAX_INSTRUCTIONS = 300_000  # a checkpoint of ViTPose-H with its optimizer has 60 000
+MAX_INSTRUCTIONS = 200_000  # a checkpoint of ViTPose-H with its optimizer has 50 000
 MAX_TEXT = 8 << 20  # bytes of text that are kept; what exceeds it is skipped
 MAX_INTEGER = 256  # bytes in an integer
 MAX_LINE = 512  # characters in the name of a module or class
