@@ -1,7 +1,7 @@
 """The figures of numerics.md: how close each engine is to the float64 truth, measured against PyTorch's own float32.
 
-    pip install ".[reference]"
-    python docs/measure_numerics.py            # S and B, two seeds, about a minute
+pip install ".[reference]"
+python docs/measure_numerics.py            # S and B, two seeds, about a minute
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """The checker is checked: right activations pass, and each kind of wrong one fails, at the right layer.
 
-The reference is made without PyTorch. The float64 NumPy layers are the truth (test_reference.py sees to it that they are
-PyTorch's), and their float32 run, which sums in another order than the Numba engine, stands for PyTorch's own float32.
+The reference is made without PyTorch. The float64 NumPy layers are the truth (test_reference.py sees to it that they
+are PyTorch's); their float32 run, which sums in another order than the Numba engine, stands for PyTorch's own float32.
 """
 
 import numpy as np
