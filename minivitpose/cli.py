@@ -264,7 +264,7 @@ def record(options):
     result = reference.record(module, images)
     result.header = make_header(module.config, options.seed, torch=torch.__version__)
     save_reference(result, options.out, options.sample)
-    print(f"written: {options.out}, {len(result.values)} activations")
+    print(f"written: {options.out}, {len(result)} activations")
     if options.save_weights:
         check_folder(options.save_weights.parent)
         reference.save_weights(module.half() if options.half else module, options.save_weights)

@@ -87,7 +87,7 @@ def compare(cache, reference):
     """
     if not isinstance(reference, Reference):
         reference = Reference(dict(reference)).gather_facts()
-    names = list(reference.values)
+    names = list(reference)
     if not any(name in cache for name in names):
         raise ValueError(f"nothing to compare: the reference has {names[:2]}..., the cache has {list(cache)[:2]}...")
     images = getattr(cache, "images", None)
@@ -99,7 +99,7 @@ def compare(cache, reference):
         rows.append(compare_one(name, cache, reference, alone))
         if not rows[-1].ok:
             break
-    return Report(rows, len(names), [name for name in cache if name not in reference.values], reference.header)
+    return Report(rows, len(names), [name for name in cache if name not in reference], reference.header)
 
 
 def same_images(a, b):
@@ -109,9 +109,9 @@ def same_images(a, b):
 def run_alone(cache, reference):
     """Every activation from the reference's inputs, or nothing where those are not whole."""
     model = getattr(cache, "model", None)
-    if model is None or reference.sample is not None or any(name not in reference.values for name in cache):
+    if model is None or reference.sample is not None or any(name not in reference for name in cache):
         return {}
-    if any(reference.values[name].shape != x.shape for name, x in cache.items()):
+    if any(reference[name].shape != x.shape for name, x in cache.items()):
         return {}
     inputs = {name: x.astype(model.dtype) for name, x in reference.values.items() if name in cache}
     return model.run_with_cache(cache.images, replace=inputs)[1]
@@ -127,7 +127,7 @@ def compare_one(name, cache, reference, alone):
         return Row(name, **row, fault=f"shape {ours.shape}, expected {tuple(facts.shape)}")
     if (str(ours.dtype), "chain") not in RELATIVE:
         return Row(name, **row, fault=f"dtype {ours.dtype}, expected float32 or float64")
-    values = reference.values[name]
+    values = reference[name]
     row["chain"] = check(ours, reference.truth.get(name), values, facts, "chain", reference.sample)
     if name in alone:
         row["alone"] = check(alone[name], reference.alone.get(name), values, facts, "alone")

@@ -47,7 +47,8 @@ def save_reference(reference, path, sample=None):
             if name in truths:
                 rest = (truths[name] - x).astype(np.float32)
                 arrays[f"{kind}/{name}"] = rest if sample is None else rest.reshape(-1)[places]
-    header = {"format": FORMAT, "version": VERSION, "sample": sample, **reference.header}
+    header = {"format": FORMAT, "version": VERSION, "dtype": str(reference.images.dtype), "sample": sample}
+    header |= reference.header
     header["facts"] = {name: asdict(facts) for name, facts in reference.facts.items()}
     arrays["__header__"] = np.frombuffer(json.dumps(header).encode(), np.uint8)
     write_npz(Path(path), arrays, compress=sample is not None)

@@ -30,6 +30,7 @@ no module returns has a name of its own below it. In the order of execution, for
 | keypoint_head.final_layer           | (B, K, Hm, Wm)     | the heatmaps                                         |
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from time import perf_counter
 
@@ -108,11 +109,11 @@ class Facts:
     signed_sum: float | None = None  # of the truth (see signed_sum)
 
 
-@dataclass
-class Reference:
-    """What a trusted implementation computed for ``images``.
+@dataclass(eq=False)
+class Reference(Mapping):
+    """What a trusted implementation computed for ``images``: name -> array, in the order of execution, and more.
 
-    values: name -> array. truth: the same in float64 from the image on. alone: the same in float64, each activation
+    values: the arrays. truth: the same in float64 from the image on. alone: the same in float64, each activation
     from the reference's own inputs. facts: name -> Facts. sample: None, or how many elements of each activation are
     kept: then the arrays are flat and hold the elements that ``sample_of`` picks. header: where it comes from.
     """
@@ -124,6 +125,15 @@ class Reference:
     images: np.ndarray | None = None
     sample: int | None = None
     header: dict = field(default_factory=dict)
+
+    def __getitem__(self, name):
+        return self.values[name]
+
+    def __iter__(self):
+        return iter(self.values)
+
+    def __len__(self):
+        return len(self.values)
 
     def gather_facts(self):
         """Facts of all activations, from arrays that are whole."""

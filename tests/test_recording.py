@@ -21,7 +21,8 @@ def reference():
 def test_a_whole_recording_is_read_back(tmp_path, reference):
     save_reference(reference, tmp_path / "whole.npz")
     back = load_reference(tmp_path / "whole.npz")
-    assert list(back.values) == list(reference.values)
+    assert list(back) == list(reference)
+    assert np.array_equal(back["backbone.pos"], reference["backbone.pos"])
     assert back.facts == reference.facts
     assert np.array_equal(back.images, reference.images)
     for name, x in reference.values.items():
@@ -38,6 +39,7 @@ def test_the_header_says_where_it_comes_from(tmp_path, reference):
     assert header["format"] == "minivitpose activations"
     assert header["version"] == 1
     assert header["seed"] == 3
+    assert header["dtype"] == "float32"
     assert header["config"]["embed_dim"] == 48
     assert header["versions"].keys() == {"minivitpose", "numpy", "python", "torch"}
 
