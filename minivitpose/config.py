@@ -72,6 +72,8 @@ class Config:
         for name, value in defaults.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
+        if self.qk_scale is not None:  # a NumPy float64 would make float32 activations float64
+            object.__setattr__(self, "qk_scale", float(self.qk_scale))
         if simple:
             object.__setattr__(self, "deconv_filters", ())
             object.__setattr__(self, "deconv_kernels", ())

@@ -46,6 +46,11 @@ def test_engines_agree(kind):
         assert np.abs(actual[name] - x).max() <= 1e-12 * np.abs(x).max(), name
 
 
+def test_a_numpy_scale_does_not_widen_float32():
+    model = small_model("numpy", "float32", qk_scale=np.float64(0.2))
+    assert model(images_for(model)).dtype == np.float32
+
+
 def test_one_meaning_three_speeds():
     assert small_model("fast").engine == "numba"
     with pytest.raises(ValueError, match="expected one of fast, numba, numpy"):
