@@ -72,20 +72,10 @@ def part(row: memoryview, storage: Storage) -> memoryview:
 
 def build_array(tensor: Tensor, raw: memoryview, big_endian: bool) -> np.ndarray:
     """One array of the tensor's shape, a view of `raw` (the bytes of its storage) if its layout allows that."""
-    width, count = ITEM_SIZE[tensor.dtype], math.prod(tensor.shape)
-    if count == 0 or is_contiguous(tensor):
-        used = raw[tensor.offset * width : (tensor.offset + count) * width] if count else raw[:0]
-        return finished(elements(used, tensor.dtype, big_endian).reshape(tensor.shape), tensor.dtype)
-    steps = [step * width if n > 1 else 0 for n, step in zip(tensor.shape, tensor.stride, strict=True)]
+    width = ITEM_SIZE[tensor.dtype]
+    if 0 in tensor.shape:
+        return finished(elements(raw[:0], tensor.dtype).reshape(tensor.shape), tensor.dtype)
     stored = elements(raw[: len(raw) // width * width], tensor.dtype, big_endian)
+    steps = [step * width if n > 1 else 0 for n, step in zip(tensor.shape, tensor.stride, strict=True)]
     view = np.ndarray(tensor.shape, stored.dtype, stored, tensor.offset * width, steps)
     return finished(view, tensor.dtype)
-
-
-def is_contiguous(tensor: Tensor) -> bool:
-    expected = 1
-    for n, step in zip(reversed(tensor.shape), reversed(tensor.stride), strict=True):
-        if n != 1 and step != expected:
-            return False
-        expected *= n
-    return True
