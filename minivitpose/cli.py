@@ -64,7 +64,9 @@ def parser():
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def command(name, run, text):
-        p = commands.add_parser(name, help=text, description=text, epilog=f"example: {EXAMPLES[name]}")
+        whole_lines = argparse.RawDescriptionHelpFormatter  # an example broken in two cannot be copied
+        example = f"example: {EXAMPLES[name]}"
+        p = commands.add_parser(name, help=text, description=text, epilog=example, formatter_class=whole_lines)
         p.set_defaults(run=run)
         return p
 

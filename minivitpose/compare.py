@@ -154,7 +154,8 @@ def check(ours, truth, values, facts, kind, sample=None):
     if truth is None or ours.dtype != np.float32:
         return Check(error, RELATIVE[str(ours.dtype), kind] * facts.scale, relative, **found)
     peak, rms = (facts.error, facts.rms) if kind == "chain" else (facts.error_alone, facts.rms_alone)
-    found |= {"rms": root_mean_square(off), "rms_tolerance": FACTOR[kind] * rms, "rms_reference": rms}
+    luck = 1 if sample is None else 1 + 3 / np.sqrt(ours.size)  # the mean of a few elements varies by that much
+    found |= {"rms": root_mean_square(off), "rms_tolerance": luck * FACTOR[kind] * rms, "rms_reference": rms}
     return Check(error, PEAK * FACTOR[kind] * peak, relative, **found)
 
 
