@@ -18,6 +18,8 @@ EXAMPLES = {
     "inspect": "minivitpose inspect vitpose-b-coco.pth",
     "record": "minivitpose record --weights vitpose-b-coco.pth --image photo.jpg --out recorded.npz",
     "compare": "minivitpose compare --weights vitpose-b-coco.pth --reference recorded.npz --engine numpy",
+    "convert": "minivitpose convert vitpose-b-coco.pth vitpose-b-coco.onnx",
+    "bench": "minivitpose bench --variant s --threads 1 2 --peers torch,onnxruntime,openvino --json s.json --chart s.png",
 }
 
 HOPPER = (66, 50, 380, 500)  # the box of the person in the demo's photograph
@@ -25,6 +27,7 @@ HOPPER = (66, 50, 380, 500)  # the box of the person in the demo's photograph
 
 def main(arguments=None):
     """Run a command and return its exit code. Bad input is one line on standard error, never a traceback."""
+    from minivitpose.bench import BenchError
     from minivitpose.checkpoint import CheckpointError
     from minivitpose.config import ConfigError
     from minivitpose.pose import BoxError, ImageError
@@ -33,7 +36,7 @@ def main(arguments=None):
     options = parser().parse_args(arguments)
     try:
         return options.run(options)
-    except (CheckpointError, ConfigError, ImageError, BoxError, RecordingError, UsageError) as error:
+    except (CheckpointError, ConfigError, ImageError, BoxError, RecordingError, BenchError, UsageError) as error:
         return complain(error)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `| head` has seen enough
@@ -100,7 +103,48 @@ def parser():
     add_weights(p)
     p.add_argument("--reference", required=True, metavar="NPZ", help="a file that 'minivitpose record' wrote")
     add_engine(p)
+
+    p = command("convert", convert, "write a model as another kind of file: ONNX (needs the package onnx)")
+    p.add_argument("weights", metavar="X", help="a .pth, .safetensors or .npz file, or 'mini'")
+    p.add_argument("out", type=Path, metavar="OUT.onnx", help="the file to write; its ending says the kind")
+    p.add_argument("--batch", type=positive, metavar="N", help="images a call (default: any number)")
+    add_heads(p)
+
+    p = command("bench", bench, "time this package's engines and others: a process each, in turn, results compared")
+    p.add_argument("--variant", type=str.lower, default="s", choices=("s", "b", "l", "h", "mini"))
+    p.add_argument("--head", default="classic", choices=("classic", "simple"))
+    p.add_argument("--batch", type=positive, nargs="+", default=[1], metavar="N", help="crops a call (default: 1)")
+    p.add_argument("--threads", type=positive, nargs="+", metavar="N", help="for all engines (default: every core)")
+    add_names(p, "--engines", ("fast", "numba", "numpy"), "of this package (default: all)")
+    peers = ("torch", "torch-compile", "onnxruntime", "openvino")
+    add_names(p, "--peers", peers, "others, those that are installed (default: all but torch-compile)", but=peers[1:2])
+    add_names(p, "--precision", ("float32", "bf16"), "bf16 adds OpenVINO's (default: float32)", but=("bf16",))
+    p.add_argument(
+        "--seconds", type=float, default=3, metavar="S", help="of calls, for each engine and case (default: 3)"
+    )
+    p.add_argument("--json", type=Path, metavar="F.json", help="write all numbers, every call's too")
+    p.add_argument("--chart", type=Path, metavar="F.png", help="draw them as bars")
+    p.add_argument("--cold", action="store_true", help="also from the start of a process to its first heatmaps")
     return top
+
+
+def positive(text):
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1, found {text!r}")
+    return int(text)
+
+
+def add_names(p, option, names, text, but=()):
+    """An option that takes some of these names, with spaces or commas between; default: all of them, ``but`` some."""
+
+    def listed(words):
+        found = [word for word in words.split(",") if word]
+        if unknown := [word for word in found if word not in names]:
+            raise argparse.ArgumentTypeError(f"expected some of {', '.join(names)}; found {unknown[0]!r}")
+        return found
+
+    default = [[name for name in names if name not in but]]
+    p.add_argument(option, type=listed, nargs="*", default=default, metavar="NAME", help=f"{', '.join(names)}: {text}")
 
 
 def add_weights(p, required=True):
@@ -136,7 +180,6 @@ def demo(options):
     from matplotlib.cbook import get_sample_data
 
     from minivitpose import load, load_reference
-    from minivitpose.compare import compare
     from minivitpose.plot import demo_figure, save
     from minivitpose.pose import crop, network_input, read_image, skeleton_for
     from minivitpose.pose.estimate import pose_in_crop
@@ -158,8 +201,7 @@ def demo(options):
     if not np.array_equal(images, reference.images):
         say("The crop's pixels are not the recorded ones (another JPEG decoder?): the check runs on the recorded ones.")
         checked = model.run_with_cache(reference.images)[1]
-    report = compare(checked, reference)
-    print(report)
+    good = checked_against(reference, model, checked)
 
     block = model.config.depth - 1
     pattern = cache[f"backbone.blocks.{block}.attn.pattern"][0]
@@ -167,7 +209,7 @@ def demo(options):
     pose, skeleton = pose_in_crop(person, heatmaps[0]), skeleton_for(model.config.num_keypoints)
     save(demo_figure(image, person, pattern, heatmaps[0], pose, skeleton, token, block, note), options.out)
     print(f"{note}\nThe picture: {options.out}")
-    return 0 if report.ok else 1
+    return 0 if good else 1
 
 
 def predict(options):
@@ -287,15 +329,31 @@ def images_for(options, config):
 def compare(options):
     """The table of activations up to the first divergence."""
     from minivitpose import load, load_reference
-    from minivitpose.compare import compare as compare_activations
 
     reference = load_reference(options.reference)
     model = load(options.weights, options.engine, num_heads=options.heads, dtype=reference.images.dtype.name)
     same_model(model, reference)
-    say(f"{model}: running, then every layer alone ...")
-    report = compare_activations(model.run_with_cache(reference.images)[1], reference)
+    say(f"{model}: running ...")
+    return 0 if checked_against(reference, model, model.run_with_cache(reference.images)[1]) else 1
+
+
+def checked_against(reference, model, cache):
+    """Print the comparison of a run layer by layer and, in short, of the fast engine. -> whether all is well."""
+    from minivitpose.compare import compare
+
+    report = compare(cache, reference)
     print(report)
-    return 0 if report.ok else 1
+    if not (report.ok and model.fused):
+        return report.ok
+    report = compare(model.run_fused(reference.images)[1], reference)
+    times = []
+    for _ in range(10):
+        start = time.perf_counter()
+        model(reference.images)
+        times.append(1000 * (time.perf_counter() - start) / len(reference.images))
+    print("\nThe same by the fast engine, which fuses layers:", *report.verdict(), sep="\n")
+    print(f"It takes {np.median(times):.1f} ms a crop (median of {len(times)} calls).\n")
+    return report.ok
 
 
 def same_model(model, reference):
@@ -311,6 +369,59 @@ def same_model(model, reference):
         raise UsageError(
             f"the reference was recorded from {recorded.describe()}; these weights are {model.config.describe()}"
         )
+
+
+def convert(options):
+    """A checkpoint as an ONNX file."""
+    from minivitpose import load
+
+    if options.out.suffix != ".onnx":
+        raise UsageError(f"{options.out}: expected a name that ends in .onnx, the one kind that this version writes")
+    check_folder(options.out.parent)
+    try:
+        from minivitpose.onnx_export import save_onnx
+    except ImportError as error:
+        raise UsageError(error) from None
+    model = load(options.weights, "numpy", num_heads=options.heads)
+    for path in save_onnx(model, options.out, options.batch):
+        print(f"written: {path}")
+    return 0
+
+
+def bench(options):
+    """Engines in turn. Exit code 1 if one computes something else."""
+    from minivitpose.bench import Plan
+    from minivitpose.bench import bench as run
+    from minivitpose.bench.machine import cores
+    from minivitpose.bench.report import report
+
+    peers = sum(options.peers, []) if "float32" in sum(options.precision, []) else []
+    engines = sum(options.engines, []) + peers
+    if "bf16" in sum(options.precision, []) and "openvino" in sum(options.peers, []):
+        engines.append("openvino-bf16")
+    threads = options.threads or [cores()]
+    if max(threads) > cores():
+        raise UsageError(f"--threads {max(threads)}: this process may use {cores()} cores, more threads only wait")
+    for path in filter(None, (options.json, options.chart)):
+        check_folder(path.parent)
+    unique = [tuple(dict.fromkeys(names)) for names in (options.batch, threads, engines)]
+    result = run(Plan(options.variant, options.head, *unique, options.seconds, options.cold), say)
+    print(report(result))
+    if options.json:
+        write_text(options.json, json.dumps(result, indent=1) + "\n")
+        print(f"\nwritten: {options.json}")
+    if options.chart:
+        from minivitpose.bench.chart import bench_chart
+        from minivitpose.plot import save
+
+        save(bench_chart(result), options.chart)
+        print(f"written: {options.chart}")
+    return 1 if wrong(result) else 0
+
+
+def wrong(result):
+    """Whether an engine was left out for its answer."""
+    return any("WRONG" in why for case in result["cases"] for why in case["left_out"].values())
 
 
 def check_folder(folder):

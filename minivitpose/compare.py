@@ -87,9 +87,12 @@ def compare(cache, reference):
     """
     if not isinstance(reference, Reference):
         reference = Reference(dict(reference)).gather_facts()
-    names = list(reference)
+    fused = getattr(cache, "fused", False)
+    names = [name for name in reference if name in cache or not fused]
     if not any(name in cache for name in names):
-        raise ValueError(f"nothing to compare: the reference has {names[:2]}..., the cache has {list(cache)[:2]}...")
+        raise ValueError(
+            f"nothing to compare: the reference has {list(reference)[:2]}..., the cache has {list(cache)[:2]}..."
+        )
     images = getattr(cache, "images", None)
     if images is not None and reference.images is not None and not same_images(images, reference.images):
         raise ValueError("nothing to compare: cache and reference were computed from different images")
@@ -99,7 +102,8 @@ def compare(cache, reference):
         rows.append(compare_one(name, cache, reference, alone))
         if not rows[-1].ok:
             break
-    return Report(rows, len(names), [name for name in cache if name not in reference], reference.header)
+    unchecked = [name for name in cache if name not in reference]
+    return Report(rows, len(names), unchecked, len(reference) - len(names), reference.header)
 
 
 def same_images(a, b):
@@ -109,7 +113,7 @@ def same_images(a, b):
 def run_alone(cache, reference):
     """Every activation from the reference's inputs, or nothing where those are not whole."""
     model = getattr(cache, "model", None)
-    if model is None or reference.sample is not None or any(name not in reference for name in cache):
+    if model is None or cache.fused or reference.sample is not None or any(name not in reference for name in cache):
         return {}
     if any(reference[name].shape != x.shape for name, x in cache.items()):
         return {}
@@ -181,6 +185,7 @@ class Report:
     rows: list[Row]
     total: int  # activations of the reference
     unchecked: list[str]  # activations of the cache that the reference does not have
+    hidden: int  # activations of the reference that the fast engine keeps in registers
     header: dict
 
     @property
@@ -238,6 +243,8 @@ class Report:
             lines = [f"All {compared} activations agree; the closest call is {worst.name}, {percent(worst.worst)} %."]
             if ratio := self.rms_ratio:
                 lines.append(f"The error against the float64 truth is at most {ratio:.2f} times PyTorch's own (rms).")
+        if self.hidden:
+            lines.append(f"The fast engine keeps the other {self.hidden} in registers.")
         if self.unchecked:
             lines.append(f"Not checked, as the reference does not have them: {', '.join(self.unchecked)}.")
         return lines

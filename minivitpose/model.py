@@ -42,14 +42,19 @@ class ViTPose:
     """A network with its weights: ``heatmaps = model(images)``.
 
     Attributes: config (Config), params (nested dict of arrays, the checkpoint's names), dtype (float32 or float64),
-    engine ("numba" or "numpy").
+    engine ("fast", "numba" or "numpy"), precision ("float32", "float64" or "bf16").
     """
 
-    def __init__(self, params, config, engine="fast"):
-        """params: nested dict as ``load`` makes it, all of one float dtype. Raises ValueError for an unknown engine."""
-        self.engine, self.ops = engine_ops(engine)
+    def __init__(self, params, config, engine="fast", precision=None):
+        """params: nested dict as ``load`` makes it, all of one float dtype. precision: "bf16", for the fast engine.
+
+        What the fast engine does not have (float64, heads that no public model has) runs on the Numba layers, and
+        ``engine`` says so. Raises ValueError for an unknown engine or a precision that this engine or CPU has not.
+        """
         self.params, self.config = params, config
         self.dtype = params["backbone"]["pos_embed"].dtype
+        self.engine, self.ops, self.fused = choose_engine(engine, params, config, precision)
+        self.precision = precision or self.dtype.name
 
     def __call__(self, images):
         """(B, 3, H, W) normalised RGB of the model's dtype -> heatmaps (B, K, Hm, Wm) of the same dtype.
@@ -57,11 +62,13 @@ class ViTPose:
         An image size other than config.image_size interpolates the positions. Raises ValueError for a wrong shape or
         dtype, an image smaller than a patch, or values that are not finite.
         """
-        return self._run(images, keep)
+        check_images(images, self.config, self.dtype)
+        return self.fused(images) if self.fused else forward(images, self.params, self.config, self.ops)
 
     def run_with_cache(self, images, replace=None):
         """As ``model(images)``, with every activation by name in the order of execution: (heatmaps, Cache).
 
+        The fast engine fuses layers, so here its model runs the Numba layers one by one; see ``run_fused``.
         replace: name -> array to go on with instead of what the model computed there; the cache holds what it computed.
         The cache's arrays may share memory: copy before writing into one. Raises ValueError as ``model(images)`` does,
         and for a replacement of an unknown name, another shape or another dtype.
@@ -72,23 +79,34 @@ class ViTPose:
             cache.add(name, x)
             return check_replacement(name, replace[name], x) if name in replace else x
 
-        heatmaps = self._run(images, tap)
+        check_images(images, self.config, self.dtype)
+        heatmaps = forward(images, self.params, self.config, self.ops, tap)
         if unknown := [name for name in replace if name not in cache]:
             raise ValueError(f"replace: the model has no activation {unknown[0]!r}; its names are in list(cache)")
         return heatmaps, cache
 
-    def _run(self, images, tap):
+    def run_fused(self, images):
+        """The fast engine, with those activations that it keeps in memory: (heatmaps, Cache).
+
+        Raises ValueError as ``model(images)`` does, and for a model of another engine.
+        """
         check_images(images, self.config, self.dtype)
-        return forward(images, self.params, self.config, self.ops, tap)
+        if self.fused is None:
+            raise ValueError(f"run_fused needs the fast engine, this model has {self.engine!r}")
+        cache, parts = Cache(self, images, fused=True), {}
+        heatmaps = self.fused(images, lambda name, x: parts.setdefault(name, []).append(x))
+        for name, x in parts.items():
+            cache.add(name, np.concatenate(x))
+        return heatmaps, cache
 
     def astype(self, dtype):
         """The same model computing in float32 or float64."""
         params = nest({name: cast(x, dtype) for name, x in self.state_dict().items()})
         return ViTPose(params, self.config, self.engine)
 
-    def with_engine(self, engine):
+    def with_engine(self, engine, precision=None):
         """The same weights, run by another engine."""
-        return ViTPose(self.params, self.config, engine)
+        return ViTPose(self.params, self.config, engine, precision)
 
     def state_dict(self):
         """Parameters by the checkpoint's flat names, in the order of execution, as load_state_dict takes them."""
@@ -96,37 +114,59 @@ class ViTPose:
 
     def __repr__(self):
         count = sum(x.size for name, x in self.state_dict().items() if is_learnt(name))
-        return f"{self.config.describe()}: {count:,} parameters, {self.dtype}, engine {self.engine!r}"
+        return f"{self.config.describe()}: {count:,} parameters, {self.precision}, engine {self.engine!r}"
 
 
-def load(source, engine="fast", num_heads=None, image_size=None, dataset=None, qk_scale=None, ratio=1, dtype="float32"):
+def load(
+    source,
+    engine="fast",
+    precision=None,
+    dtype="float32",
+    num_heads=None,
+    image_size=None,
+    dataset=None,
+    qk_scale=None,
+    ratio=1,
+):
     """A ViTPose ready to run.
 
     source: a path to a PyTorch file (.pth, zip or legacy), safetensors or npz; the name "mini" (bundled); or a mapping
     of names to arrays or tensors such as ``module.state_dict()``. Nothing in a file is ever executed.
-    engine: "fast", "numba" or "numpy". What a state dict does not show may be given: num_heads (needed for a model that
-    is not S, B, L, H or mini), image_size (height, width), dataset, qk_scale, ratio. dtype: "float32" or "float64".
-    Raises CheckpointError, with everything that does not fit, for a source that is not a whole ViTPose.
+    engine: "fast", "numba" or "numpy". precision: "bf16" halves the fast engine's time where the CPU has bfloat16 dot
+    products. dtype: "float32" or "float64". What a state dict does not show may be given: num_heads (needed for a model
+    that is not S, B, L, H or mini), image_size (height, width), dataset, qk_scale, ratio.
+    Raises CheckpointError, with everything that does not fit, for a source that is not a whole ViTPose, and ValueError
+    for an unknown engine, precision or dtype.
     """
     if np.dtype(dtype) not in (np.float32, np.float64):
         raise ValueError(f"dtype must be float32 or float64, not {dtype}")
     options = {"image_size": image_size, "dataset": dataset, "qk_scale": qk_scale, "ratio": ratio}
     params, config = fit(read_source(source), num_heads, options, dtype)
-    return ViTPose(params, config, engine)
+    return ViTPose(params, config, engine, precision)
 
 
 ENGINES = ("fast", "numba", "numpy")
 
 
-def engine_ops(engine):
-    """(name, module with the layers) of an engine. "fast" is "numba" until it has an engine of its own."""
+def choose_engine(engine, params, config, precision=None):
+    """(name, module with the layers, Engine or None) for what was asked."""
+    dtype = params["backbone"]["pos_embed"].dtype
     if engine not in ENGINES:
         raise ValueError(f"unknown engine {engine!r}: expected one of {', '.join(ENGINES)}")
+    if precision not in (None, "bf16", dtype.name):
+        raise ValueError(f"unknown precision {precision!r}: expected 'bf16' or nothing, for weights of {dtype}")
+    if precision == "bf16" and (engine != "fast" or dtype != np.float32):
+        raise ValueError("precision 'bf16' goes with engine 'fast' and dtype float32")
     if engine == "numpy":
-        return "numpy", layers
+        return "numpy", layers, None
     from minivitpose import kernels  # importing Numba takes a while: only who needs it waits
 
-    return "numba", kernels
+    if engine == "fast" and dtype == np.float32:
+        from minivitpose.engine import Engine, supports
+
+        if supports(config) or precision == "bf16":
+            return "fast", kernels, Engine(params, config, half=precision == "bf16")
+    return "numba", kernels, None
 
 
 def check_images(images, config, dtype):

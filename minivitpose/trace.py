@@ -77,12 +77,13 @@ def head_activation_shapes(config, shape):
 class Cache(dict):
     """Activations of one run: name -> array, in the order of execution.
 
-    Attributes: model and images of the run; milliseconds: name -> time since the activation before it.
+    Attributes: model and images of the run; milliseconds: name -> time since the activation before it; fused: whether
+    the fast engine ran, which keeps only some activations in memory.
     """
 
-    def __init__(self, model, images):
+    def __init__(self, model, images, fused=False):
         super().__init__()
-        self.model, self.images, self.milliseconds = model, images, {}
+        self.model, self.images, self.fused, self.milliseconds = model, images, fused, {}
         self._last = perf_counter()
 
     def add(self, name, x):

@@ -56,6 +56,7 @@ def test_demo(here, capsys):
     assert main(["demo"]) == 0
     out, err = capsys.readouterr()
     assert "All 79 activations agree" in out
+    assert "All 33 activations agree" in out.split("by the fast engine")[1]
     assert "not trained" in out
     assert re.search(r"backbone.blocks.3.attn.pattern +1x4x192x192 +float32 +\d", out)
     assert "% of tol." in out
@@ -70,6 +71,16 @@ def test_the_demos_photograph_is_the_recorded_one():
     images = network_input(crop(photo, HOPPER))
     recorded = mvp.load_reference(files("minivitpose") / "data" / "mini-activations.npz").images
     assert np.abs(images - recorded).max() * STD.max() * 255 < 4
+
+
+def test_demo_fails_where_the_fast_engine_is_wrong(here, capsys, monkeypatch):
+    from minivitpose import engine
+
+    monkeypatch.setattr(engine, "folded_positions", lambda engine, grid: engine.pos_embed[0, 1:])
+    assert main(["demo"]) == 1
+    out = capsys.readouterr().out
+    assert "All 79 activations agree" in out
+    assert "FIRST DIVERGENCE at backbone.pos" in out
 
 
 @pytest.mark.parametrize("engine", ["numpy", "numba", "fast"])

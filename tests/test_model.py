@@ -52,7 +52,9 @@ def test_a_numpy_scale_does_not_widen_float32():
 
 
 def test_one_meaning_three_speeds():
-    assert small_model("fast").engine == "numba"
+    assert small_model("fast", "float32").engine == "fast"
+    assert small_model("fast", "float64").engine == "numba"  # the fast engine is float32
+    assert small_model("fast", "float32", extra_kernels=(3,)).engine == "numba"  # no public model has such a head
     with pytest.raises(ValueError, match="expected one of fast, numba, numpy"):
         small_model("torch")
 
@@ -281,4 +283,4 @@ def test_the_bundled_model_says_what_it_is():
     model = mvp.load("mini")
     text = "ViTPose-mini (128 channels, 4 blocks, 4 heads of 32, classic head, 17 keypoints): 999,089 parameters"
     assert text in repr(model)
-    assert "engine 'numba'" in repr(model)
+    assert "float32, engine 'fast'" in repr(model)

@@ -2,6 +2,7 @@
 
 from minivitpose.checkpoint.errors import CheckpointError
 from minivitpose.checkpoint.fit import MismatchError, fit, not_finite, read_source
+from minivitpose.checkpoint.mapped import let_go
 from minivitpose.checkpoint.reader import Checkpoint, read_checkpoint, read_state_dict
 
 __all__ = [
@@ -9,6 +10,7 @@ __all__ = [
     "CheckpointError",
     "MismatchError",
     "fit",
+    "let_go",
     "not_finite",
     "read_checkpoint",
     "read_source",

@@ -4,6 +4,8 @@ import mmap
 import os
 import stat
 
+import numpy as np
+
 from minivitpose.checkpoint.errors import CheckpointError
 
 
@@ -37,6 +39,14 @@ def map_regular_file(path: str | os.PathLike) -> memoryview:
         raise CheckpointError("no permission to read the file", fix="change its permissions (chmod +r)") from None
     except (OSError, ValueError) as error:  # ValueError: it was emptied since we looked
         raise CheckpointError(f"the file cannot be opened: {reason(error)}") from None
+
+
+def let_go(array: np.ndarray) -> None:
+    """Tells the system that the pages of the mapped file behind `array` may leave memory; reading brings them back."""
+    while isinstance(array, np.ndarray | memoryview):
+        array = array.base if isinstance(array, np.ndarray) else array.obj
+    if isinstance(array, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        array.madvise(mmap.MADV_DONTNEED)
 
 
 def reason(error: Exception) -> str:

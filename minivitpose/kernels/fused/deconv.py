@@ -1,0 +1,92 @@
+"""A transposed convolution (kernel 4, stride 2, padding 1) as four products, one for each parity of the output pixel.
+
+Output pixel (2 m + py, 2 n + px) meets 2 x 2 input pixels: rows m + py - 1 and m + py, columns n + px - 1 and n + px, with the
+kernel's rows 3 - py and 1 - py, columns 3 - px and 1 - px. So each parity is a product with K = 4 Cin. Maps lie as rows of
+channels with a border of zeros, (H + 2) (W + 2) rows a crop, so that a tap is the same row of tiles, shifted.
+"""
+
+import numba
+import numpy as np
+
+from minivitpose.kernels.crew import cuts, done_take, take, wait
+from minivitpose.kernels.gemm import BLOCK, CHUNK, pack, round_up
+from minivitpose.kernels.simd import COLUMNS, LANES, ROWS, add_product, load, maximum, set_product, splat, store
+
+
+def pack_deconv(weight, bias, half=False):
+    """weight (Cin, Cout, 4, 4) -> panels (4 P 4 Cin, COLUMNS) and bias (1, 4 P COLUMNS); parities in turn, taps in turn."""
+    if half:  # taps begin with a whole pair
+        weight = np.pad(weight, ((0, weight.shape[0] % 2), (0, 0), (0, 0), (0, 0)))
+    panels, biases = [], []
+    for py in range(2):
+        for px in range(2):
+            taps = [weight[:, :, 3 - py - 2 * ty, 3 - px - 2 * tx] for ty in range(2) for tx in range(2)]
+            panels.append(pack(np.concatenate(taps).T, half))
+            biases.append(np.zeros(round_up(len(bias), COLUMNS), np.float32))
+            biases[-1][: len(bias)] = bias
+    return np.concatenate(panels), np.concatenate(biases)[None]
+
+
+@numba.njit
+def place(tile, height, width, border, scale, dy, dx):
+    """The row, in maps ``scale`` times as large and with a border, of the pixel (dy, dx) after a tile's first."""
+    per_row = -(-width // ROWS)
+    line, n = tile // per_row, tile % per_row * ROWS
+    crop, m = line // height, line % height
+    return (crop * (scale * height + 2 * border) + scale * m + dy) * (scale * width + 2 * border) + scale * n + dx
+
+
+@numba.njit
+def deconv_rectangle(x, cin, height, width, panels, p, following, bias, y, edge, sums, tile0, tile1):
+    """Tiles tile0:tile1 (ROWS pixels of an input row each) of panel p. As gemm.rectangle, over four taps."""
+    per_parity = panels.shape[0] // (16 * cin)
+    parity, column = p // per_parity, p % per_parity * COLUMNS
+    py, px = parity // 2, parity % 2
+    for tap in range(4):
+        for k0 in range(0, cin, BLOCK):
+            steps = min(BLOCK, cin - k0)
+            at = (p * 4 + tap) * cin + k0
+            ahead = at + steps if tap < 3 or k0 + steps < cin else following * 4 * cin
+            for tile in range(tile0, tile1):
+                row = place(tile, height, width, 1, 1, py + tap // 2, px + tap % 2)
+                i = (tile - tile0) * ROWS
+                if tap == 0 and k0 == 0:
+                    set_product(sums, i, 0, x, row, k0, panels, at, 0, steps, ahead)
+                else:
+                    add_product(sums, i, 0, x, row, k0, panels, at, 0, steps, ahead)
+                ahead += 4
+    zero = splat(np.float32(0))
+    for tile in range(tile0, tile1):
+        row = place(tile, height, width, edge, 2, py + edge, px + edge)
+        for r in range(min(ROWS, width - tile % -(-width // ROWS) * ROWS)):
+            for j in range(0, COLUMNS, LANES):
+                v = load(sums, (tile - tile0) * ROWS + r, j) + load(bias, 0, p * COLUMNS + j)
+                store(y, row + 2 * r, column + j, maximum(v, zero))
+
+
+@numba.njit
+def deconv_relu(crew, step, threads, x, crops, height, width, panels, bias, y, edge, sums):
+    """y = relu(deconv(x)): x (crops (H + 2) (W + 2) + ROWS, >= Cin) with a border of zeros, y likewise with border edge."""
+    tiles, count = crops * height * -(-width // ROWS), bias.shape[1] // COLUMNS
+    cin = panels.shape[0] // (4 * count)
+    parts = cuts(count, tiles, CHUNK // ROWS, threads)
+    task = take(crew, step)
+    while task < count * parts:
+        p, part = task // parts, task % parts
+        deconv_rectangle(
+            x,
+            cin,
+            height,
+            width,
+            panels,
+            p,
+            min((task + threads) // parts, count - 1),
+            bias,
+            y,
+            edge,
+            sums,
+            part * tiles // parts,
+            (part + 1) * tiles // parts,
+        )
+        task = done_take(crew, step)
+    wait(crew, step, count * parts)
