@@ -112,6 +112,10 @@ class ViTPose:
         """Parameters by the checkpoint's flat names, in the order of execution, as load_state_dict takes them."""
         return flatten(self.params)
 
+    def __reduce__(self):
+        """Copied and sent to other processes as weights: threads and workspaces are made anew."""
+        return ViTPose, (self.params, self.config, self.engine, "bf16" if self.precision == "bf16" else None)
+
     def __repr__(self):
         count = sum(x.size for name, x in self.state_dict().items() if is_learnt(name))
         return f"{self.config.describe()}: {count:,} parameters, {self.precision}, engine {self.engine!r}"

@@ -1,6 +1,7 @@
 """The network as a whole, without PyTorch: shapes, names, engines, strict loading, checks at the door."""
 
 import io
+import pickle
 
 import numpy as np
 import pytest
@@ -49,6 +50,15 @@ def test_engines_agree(kind):
 def test_a_numpy_scale_does_not_widen_float32():
     model = small_model("numpy", "float32", qk_scale=np.float64(0.2))
     assert model(images_for(model)).dtype == np.float32
+
+
+@pytest.mark.parametrize("engine", ["numpy", "numba", "fast"])
+def test_a_model_can_be_copied_and_sent(engine):
+    model = small_model(engine, "float32")
+    images = images_for(model)
+    copy = pickle.loads(pickle.dumps(model))
+    assert copy.engine == engine
+    assert np.array_equal(copy(images), model(images))
 
 
 def test_one_meaning_three_speeds():
