@@ -19,7 +19,7 @@ EXAMPLES = {
     "record": "minivitpose record --weights vitpose-b-coco.pth --image photo.jpg --out recorded.npz",
     "compare": "minivitpose compare --weights vitpose-b-coco.pth --reference recorded.npz --engine numpy",
     "convert": "minivitpose convert vitpose-b-coco.pth vitpose-b-coco.onnx",
-    "bench": "minivitpose bench --variant s --threads 1 2 --peers torch,onnxruntime,openvino --json s.json --chart s.png",
+    "bench": "minivitpose bench --variant s --batch 1 8 --peers torch,openvino --json s.json --chart s.png",
 }
 
 HOPPER = (66, 50, 380, 500)  # the box of the person in the demo's photograph
@@ -118,7 +118,13 @@ def parser():
     add_names(p, "--engines", ("fast", "numba", "numpy"), "of this package (default: all)")
     peers = ("torch", "torch-compile", "onnxruntime", "openvino")
     add_names(p, "--peers", peers, "others, those that are installed (default: all but torch-compile)", but=peers[1:2])
-    add_names(p, "--precision", ("float32", "bf16"), "bf16 adds OpenVINO's (default: float32)", but=("bf16",))
+    add_names(
+        p,
+        "--precision",
+        ("float32", "bf16"),
+        "what to compute in; only fast and openvino have bf16 (default: float32)",
+        but=("bf16",),
+    )
     p.add_argument(
         "--seconds", type=float, default=3, metavar="S", help="of calls, for each engine and case (default: 3)"
     )
@@ -395,13 +401,11 @@ def bench(options):
     from minivitpose.bench.machine import cores
     from minivitpose.bench.report import report
 
-    peers = sum(options.peers, []) if "float32" in sum(options.precision, []) else []
-    engines = sum(options.engines, []) + peers
-    if "bf16" in sum(options.precision, []) and "openvino" in sum(options.peers, []):
-        engines.append("openvino-bf16")
-    threads = options.threads or [cores()]
+    threads, engines = options.threads or [cores()], engines_to_time(options)
     if max(threads) > cores():
         raise UsageError(f"--threads {max(threads)}: this process may use {cores()} cores, more threads only wait")
+    if not 0 < options.seconds < 3600:
+        raise UsageError(f"--seconds {options.seconds}: expected more than 0 and less than an hour")
     for path in filter(None, (options.json, options.chart)):
         check_folder(path.parent)
     unique = [tuple(dict.fromkeys(names)) for names in (options.batch, threads, engines)]
@@ -417,6 +421,19 @@ def bench(options):
         save(bench_chart(result), options.chart)
         print(f"written: {options.chart}")
     return 1 if wrong(result) else 0
+
+
+def engines_to_time(options):
+    """The names that the three options together mean."""
+    from minivitpose.bench.engines import BF16
+
+    engines, peers, precision = (sum(lists, []) for lists in (options.engines, options.peers, options.precision))
+    names = engines + peers
+    chosen = names if "float32" in precision else []
+    chosen += [f"{name}-bf16" for name in names if "bf16" in precision and f"{name}-bf16" in BF16]
+    if not chosen:
+        raise UsageError("nothing to time: name one with --engines or --peers; only fast and openvino have bf16")
+    return chosen
 
 
 def wrong(result):

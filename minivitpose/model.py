@@ -93,11 +93,12 @@ class ViTPose:
         check_images(images, self.config, self.dtype)
         if self.fused is None:
             raise ValueError(f"run_fused needs the fast engine, this model has {self.engine!r}")
-        cache, parts = Cache(self, images, fused=True), {}
-        heatmaps = self.fused(images, lambda name, x: parts.setdefault(name, []).append(x))
-        for name, x in parts.items():
-            cache.add(name, np.concatenate(x))
-        return heatmaps, cache
+        cache = Cache(self, images, fused=True)
+
+        def tap(name, x):  # image by image
+            cache.add(name, np.concatenate([cache[name], x]) if name in cache else x)
+
+        return self.fused(images, tap), cache
 
     def astype(self, dtype):
         """The same model computing in float32 or float64."""
