@@ -13,12 +13,14 @@ import numpy as np
 
 from minivitpose import layers
 from minivitpose.checkpoint import let_go
-from minivitpose.kernels.crew import SKIP, Crew, hire
+from minivitpose.kernels.crew import SKIP, Crew, new_counters
 from minivitpose.kernels.fused.attention import BLOCK_ROWS
 from minivitpose.kernels.fused.deconv import pack_deconv
 from minivitpose.kernels.fused.forward import Buffers, Packed, Sizes, Weights, classic, simple
 from minivitpose.kernels.gemm import CHUNK, pack, round_up
-from minivitpose.kernels.simd import COLUMNS, HALF, LANES, ROWS, aligned, from_half
+from minivitpose.kernels.jit import ready
+from minivitpose.kernels.micro_kernel import COLUMNS, ROWS
+from minivitpose.kernels.simd import HALF, LANES, aligned, from_half
 
 GAP = 64  # bytes between the rows of the workspace: rows a power of two apart would share few places in the cache
 
@@ -51,11 +53,16 @@ class Engine:
         ``tap(name, array)`` sees the activations that pass through memory, image by image; the others stay in
         registers.
         """
-        images = np.ascontiguousarray(images, np.float32)
-        workspace = self.workspace(images.shape[2:], numba.get_num_threads())
+        images = ready("images", images, images.shape, np.float32)  # read-only ones need no compilation of their own
+        threads = 1 if numba.config.DISABLE_JIT else numba.get_num_threads()  # plain Python does not count atomically
+        workspace = self.workspace(images.shape[2:], threads)
         heatmaps = np.empty((len(images), self.config.num_keypoints, *workspace.map), np.float32)
-        for image, out in zip(images, heatmaps, strict=True):  # one after the other: more at a time is not faster
-            workspace.run(image[None], out[None], tap)
+        try:
+            for image, out in zip(images, heatmaps, strict=True):  # one after the other: more at a time is not faster
+                workspace.run(image[None], out[None], tap)
+        except BaseException:  # on Ctrl-C helpers may go on writing into this workspace: the next call takes another
+            self.workspaces = threading.local()
+            raise
         return heatmaps
 
     def workspace(self, *key):
@@ -154,7 +161,7 @@ def pad_to(x, unit):
 
 
 def on_a_line(x):
-    """A copy that begins on a cache line: panels that do not are read at half the speed."""
+    """A copy that begins on a cache line, so that no load of a whole vector straddles two lines."""
     y = aligned(*x.shape, dtype=x.dtype)
     y[:] = x
     return y
@@ -212,7 +219,7 @@ class Workspace:
             lines=aligned(threads, 3 * Hp, 4 * Wp),
         )
         self.steps = list(self.activations())  # of forward.py
-        self.counters = hire(len(self.steps))
+        self.counters = new_counters(len(self.steps))
 
     def run(self, image, heatmaps, tap=None):
         """One crop (1, 3, H, W) into heatmaps (1, K, Hm, Wm). With a tap step by step: the others are marked done."""
@@ -245,10 +252,8 @@ class Workspace:
         def map_of(name, i, border):
             def read(b):
                 height, width = (side << i for side in self.grid)
-                x = as_float(b.maps[i])[
-                    : (height + 2 * border) * (width + 2 * border), : [c.embed_dim, *c.deconv_filters][i]
-                ]
-                x = x.reshape(height + 2 * border, width + 2 * border, -1)
+                H, W, channels = height + 2 * border, width + 2 * border, [c.embed_dim, *c.deconv_filters][i]
+                x = as_float(b.maps[i])[: H * W, :channels].reshape(H, W, channels)
                 return name, x[border : border + height, border : border + width].transpose(2, 0, 1)[None].copy()
 
             return read

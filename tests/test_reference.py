@@ -47,6 +47,19 @@ def test_float32_is_as_exact_as_pytorchs(whole_model, engine):
     assert report.rms_ratio <= 1.5
 
 
+def test_the_fast_engine_is_as_exact_as_pytorch(whole_model):
+    """The same for the activations that pass by memory there, all the way to the heatmaps."""
+    module, images, recorded = whole_model
+    cache = mvp.load(module.state_dict(), "fast").run_fused(images)[1]
+    report = compare(cache, recorded)
+    assert report.ok, str(report)
+    assert [row.name for row in report.rows] == list(cache)
+    assert all(row.chain.rms_reference for row in report.rows)
+    assert len(cache) > 7 * cache.model.config.depth
+    assert list(cache)[-1] == "keypoint_head.final_layer"
+    assert report.rms_ratio <= 1.5
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_every_kind_of_head_and_attention(kind, dtype):

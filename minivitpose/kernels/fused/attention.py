@@ -3,18 +3,15 @@
 import numba
 import numpy as np
 
-from minivitpose.kernels.crew import cuts, done_take, take, wait
+from minivitpose.kernels.crew import cuts, first_task, next_task, wait
+from minivitpose.kernels.micro_kernel import COLUMNS, ROWS, tile_product, tile_product_1, tile_product_2
 from minivitpose.kernels.simd import (
-    COLUMNS,
     LANES,
-    ROWS,
-    add_product,
+    LINE,
     expect_read,
     load,
     max_lanes,
     maximum,
-    micro_kernel,
-    set_product,
     splat,
     store,
     sum_lanes,
@@ -23,19 +20,12 @@ from minivitpose.kernels.simd import (
 from minivitpose.kernels.vecmath import exp
 
 BLOCK_ROWS = 4 * ROWS  # rows at a time: 24 x 192 scores are 18 KiB
-LINE = 16  # floats in a cache line
-KEYS = 96  # keys per block of the sum over v
-
-add_product_2, set_product_2 = micro_kernel(2, True), micro_kernel(2, False)  # for what heads leave of whole tiles:
-add_product_1, set_product_1 = (
-    micro_kernel(1, True),
-    micro_kernel(1, False),
-)  # d = 32 is 2 vectors of 16, d = 80 is 4 + 1
+KEYS = 96  # keys in a block of the sum over v, for the reason that gemm.py gives; all 192 at once are not faster
 
 
 @numba.njit
 def transpose_keys(qkv, row0, tokens, column, d, keys, at):
-    """keys[at + p d + k, j] = qkv[row0 + p COLUMNS + j, column + k]: k^T in panels of COLUMNS tokens, 0 beyond the last."""
+    """keys[at + p d + k, j] = qkv[row0 + p COLUMNS + j, column + k]: k^T in panels of COLUMNS tokens, then zeros."""
     whole = tokens // LANES * LANES
     for n in range(0, whole, LANES):
         for k in range(0, d, LANES):
@@ -65,26 +55,23 @@ def softmax_row(scores, i, tokens, scale):
 
 
 @numba.njit
-def mix(z, row, out, scores, i, k, qkv, first, value, d, steps):
-    """z[row .., out : out + d] = scores[i .., k : k + steps] @ the values of these tokens; += after the first block."""
-    j = 0
-    while d - j >= COLUMNS:
-        if k == 0:
-            set_product(z, row, out + j, scores, i, k, qkv, first + k, value + j, steps, first)
+def mix(z, row, column, scores, i, k, steps, qkv, first, value, d):
+    """z[row .., column : column + d] = scores[i .., k : k + steps] @ these tokens' values; += after the first block.
+
+    Values stand in qkv from row ``first`` and column ``value`` on. A head is cut into tiles as wide as it allows:
+    d = 64 is one of 4 vectors of 16, d = 32 one of 2, d = 80 one of 4 and one of 1.
+    """
+    j, add, token = 0, k > 0, first + k
+    while j < d:
+        if d - j >= COLUMNS:
+            tile_product(z, row, column + j, scores, i, k, qkv, token, value + j, steps, first, add)
+            j += COLUMNS
+        elif d - j >= 2 * LANES:
+            tile_product_2(z, row, column + j, scores, i, k, qkv, token, value + j, steps, first, add)
+            j += 2 * LANES
         else:
-            add_product(z, row, out + j, scores, i, k, qkv, first + k, value + j, steps, first)
-        j += COLUMNS
-    while d - j >= 2 * LANES:
-        if k == 0:
-            set_product_2(z, row, out + j, scores, i, k, qkv, first + k, value + j, steps, first)
-        else:
-            add_product_2(z, row, out + j, scores, i, k, qkv, first + k, value + j, steps, first)
-        j += 2 * LANES
-    if j < d:
-        if k == 0:
-            set_product_1(z, row, out + j, scores, i, k, qkv, first + k, value + j, steps, first)
-        else:
-            add_product_1(z, row, out + j, scores, i, k, qkv, first + k, value + j, steps, first)
+            tile_product_1(z, row, column + j, scores, i, k, qkv, token, value + j, steps, first, add)
+            j += LANES
 
 
 @numba.njit(error_model="numpy")
@@ -95,12 +82,12 @@ def attend(qkv, row0, rows, first, tokens, head, heads, d, scale, keys, at, scor
     total = mixed + d
     for p in range(panels):
         for i in range(0, rows, ROWS):
-            set_product(scores, i, p * COLUMNS, qkv, row0 + i, head * d, keys, at + p * d, 0, d, at)
+            tile_product(scores, i, p * COLUMNS, qkv, row0 + i, head * d, keys, at + p * d, 0, d, at, False)
     for i in range(rows):
         scores[i, total] = softmax_row(scores, i, tokens, scale)
     for k in range(0, tokens, KEYS):
         for i in range(0, rows, ROWS):
-            mix(scores, i, mixed, scores, i, k, qkv, first, (2 * heads + head) * d, d, min(KEYS, tokens - k))
+            mix(scores, i, mixed, scores, i, k, min(KEYS, tokens - k), qkv, first, (2 * heads + head) * d, d)
     for i in range(rows):
         s = splat(scores[i, total])
         for j in range(0, d, LANES):
@@ -117,27 +104,27 @@ def expect_head(qkv, row0, rows, head, heads, d):
 
 
 @numba.njit
-def prepare_keys(crew, step, qkv, crops, tokens, heads, d, keys):
+def prepare_keys(counters, step, qkv, crops, tokens, heads, d, keys):
     """The keys of every head, transposed and in panels: keys (crops heads panels d, COLUMNS)."""
     rows, size = qkv.shape[0] // crops, -(-tokens // COLUMNS) * d
-    task = take(crew, step)
+    task = first_task(counters, step)
     while task < crops * heads:
         crop, head = task // heads, task % heads
         transpose_keys(qkv, crop * rows, tokens, (heads + head) * d, d, keys, task * size)
-        task = done_take(crew, step)
-    wait(crew, step, crops * heads)
+        task = next_task(counters, step)
+    wait(counters, step, crops * heads)
 
 
 @numba.njit
-def attention(crew, step, threads, qkv, crops, tokens, heads, d, scale, keys, scores, z):
+def attention(counters, step, threads, qkv, crops, tokens, heads, d, scale, keys, scores, z):
     """qkv (crops R, >= 3 heads d) -> z (crops R, >= heads d), where R is tokens rounded up to whole tiles of ROWS.
 
-    d a multiple of LANES; scores (BLOCK_ROWS, > panels COLUMNS + d) the thread's own.
+    d a multiple of LANES; keys from prepare_keys; scores (BLOCK_ROWS, > panels COLUMNS + d) the thread's own.
     """
     rows, size = qkv.shape[0] // crops, -(-tokens // COLUMNS) * d
     units, blocks = crops * heads, -(-rows // BLOCK_ROWS)
     parts = cuts(units, blocks, blocks, threads)
-    task = take(crew, step)
+    task = first_task(counters, step)
     while task < units * parts:
         unit, part = task // parts, task % parts
         crop, head = unit // heads, unit % heads
@@ -147,5 +134,5 @@ def attention(crew, step, threads, qkv, crops, tokens, heads, d, scale, keys, sc
             n = min(BLOCK_ROWS, rows - row)
             expect_head(qkv, following // heads * rows + row, n, following % heads, heads, d)
             attend(qkv, crop * rows + row, n, crop * rows, tokens, head, heads, d, scale, keys, unit * size, scores, z)
-        task = done_take(crew, step)
-    wait(crew, step, units * parts)
+        task = next_task(counters, step)
+    wait(counters, step, units * parts)

@@ -1,20 +1,25 @@
 """A transposed convolution (kernel 4, stride 2, padding 1) as four products, one for each parity of the output pixel.
 
-Output pixel (2 m + py, 2 n + px) meets 2 x 2 input pixels: rows m + py - 1 and m + py, columns n + px - 1 and n + px, with the
-kernel's rows 3 - py and 1 - py, columns 3 - px and 1 - px. So each parity is a product with K = 4 Cin. Maps lie as rows of
-channels with a border of zeros, (H + 2) (W + 2) rows a crop, so that a tap is the same row of tiles, shifted.
+Output pixel (2 m + py, 2 n + px) meets 2 x 2 input pixels: rows m + py - 1 and m + py, columns n + px - 1 and n + px,
+with the kernel's rows 3 - py and 1 - py, columns 3 - px and 1 - px. So each parity is a product with K = 4 Cin. Maps
+lie as rows of channels with a border of zeros, (H + 2) (W + 2) rows a crop, so that a tap is the same row of tiles,
+shifted.
 """
 
 import numba
 import numpy as np
 
-from minivitpose.kernels.crew import cuts, done_take, take, wait
-from minivitpose.kernels.gemm import BLOCK, CHUNK, pack, round_up
-from minivitpose.kernels.simd import COLUMNS, LANES, ROWS, add_product, load, maximum, set_product, splat, store
+from minivitpose.kernels.crew import cuts, first_task, next_task, wait
+from minivitpose.kernels.gemm import AHEAD, BLOCK, CHUNK, pack, round_up
+from minivitpose.kernels.micro_kernel import COLUMNS, ROWS, tile_product
+from minivitpose.kernels.simd import LANES, load, maximum, splat, store
 
 
 def pack_deconv(weight, bias, half=False):
-    """weight (Cin, Cout, 4, 4) -> panels (4 P 4 Cin, COLUMNS) and bias (1, 4 P COLUMNS); parities in turn, taps in turn."""
+    """weight (Cin, Cout, 4, 4), bias (Cout,) -> panels (4 P 4 Cin, COLUMNS), bias (1, 4 P COLUMNS).
+
+    Rows run over parities, panels of outputs, taps, and input channels; with ``half`` over pairs of these.
+    """
     if half:  # taps begin with a whole pair
         weight = np.pad(weight, ((0, weight.shape[0] % 2), (0, 0), (0, 0), (0, 0)))
     panels, biases = [], []
@@ -50,11 +55,8 @@ def deconv_rectangle(x, cin, height, width, panels, p, following, bias, y, edge,
             for tile in range(tile0, tile1):
                 row = place(tile, height, width, 1, 1, py + tap // 2, px + tap % 2)
                 i = (tile - tile0) * ROWS
-                if tap == 0 and k0 == 0:
-                    set_product(sums, i, 0, x, row, k0, panels, at, 0, steps, ahead)
-                else:
-                    add_product(sums, i, 0, x, row, k0, panels, at, 0, steps, ahead)
-                ahead += 4
+                tile_product(sums, i, 0, x, row, k0, panels, at, 0, steps, ahead, tap > 0 or k0 > 0)
+                ahead += AHEAD
     zero = splat(np.float32(0))
     for tile in range(tile0, tile1):
         row = place(tile, height, width, edge, 2, py + edge, px + edge)
@@ -65,28 +67,20 @@ def deconv_rectangle(x, cin, height, width, panels, p, following, bias, y, edge,
 
 
 @numba.njit
-def deconv_relu(crew, step, threads, x, crops, height, width, panels, bias, y, edge, sums):
-    """y = relu(deconv(x)): x (crops (H + 2) (W + 2) + ROWS, >= Cin) with a border of zeros, y likewise with border edge."""
+def deconv_relu(counters, step, threads, x, crops, height, width, panels, bias, y, edge, sums):
+    """y = relu(deconv(x)).
+
+    x (crops (H + 2) (W + 2) + ROWS, >= Cin) with a border of zeros, y (crops (2 H + 2 edge) (2 W + 2 edge), >= Cout)
+    with a border of ``edge`` pixels, panels and bias from pack_deconv, sums (CHUNK, COLUMNS) the thread's own.
+    """
     tiles, count = crops * height * -(-width // ROWS), bias.shape[1] // COLUMNS
     cin = panels.shape[0] // (4 * count)
     parts = cuts(count, tiles, CHUNK // ROWS, threads)
-    task = take(crew, step)
+    task = first_task(counters, step)
     while task < count * parts:
         p, part = task // parts, task % parts
-        deconv_rectangle(
-            x,
-            cin,
-            height,
-            width,
-            panels,
-            p,
-            min((task + threads) // parts, count - 1),
-            bias,
-            y,
-            edge,
-            sums,
-            part * tiles // parts,
-            (part + 1) * tiles // parts,
-        )
-        task = done_take(crew, step)
-    wait(crew, step, count * parts)
+        following = min((task + threads) // parts, count - 1)
+        tile0, tile1 = part * tiles // parts, (part + 1) * tiles // parts
+        deconv_rectangle(x, cin, height, width, panels, p, following, bias, y, edge, sums, tile0, tile1)
+        task = next_task(counters, step)
+    wait(counters, step, count * parts)

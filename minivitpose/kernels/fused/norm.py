@@ -3,7 +3,7 @@
 import numba
 import numpy as np
 
-from minivitpose.kernels.crew import done_take, take, wait
+from minivitpose.kernels.crew import first_task, next_task, wait
 from minivitpose.kernels.simd import LANES, fma, load, maximum, splat, store, sum_lanes
 
 TASK = 12  # rows a thread takes at a time: 2 microseconds of work
@@ -11,7 +11,7 @@ TASK = 12  # rows a thread takes at a time: 2 microseconds of work
 
 @numba.njit(error_model="numpy")
 def norm_row(x, i, weight, bias, eps, channels, low, y, o):
-    """y[o] = layer_norm(x[i]). Nothing below ``low``. The sums take what no whole vector holds, at the end of the row, one float at a time."""
+    """y[o] = max(layer_norm(x[i]), low). What no whole vector holds, at the end of a row, is summed float by float."""
     whole = channels // LANES * LANES
     total = splat(np.float32(0))
     for j in range(0, whole, LANES):
@@ -38,27 +38,30 @@ def norm_row(x, i, weight, bias, eps, channels, low, y, o):
 
 
 @numba.njit
-def layer_norm(crew, step, x, weight, bias, eps, channels, low, y):
-    """y = max(layer_norm(x), low), row by row; x, y (M, >= channels), weight and bias (1, >= channels), 0 beyond them."""
+def layer_norm(counters, step, x, weight, bias, eps, channels, low, y):
+    """y = max(layer_norm(x), low), row by row; low 0 is a relu, -inf is nothing.
+
+    x, y (M, >= channels); weight and bias (1, >= channels), with zeros beyond the channels up to a whole vector.
+    """
     tasks = -(-x.shape[0] // TASK)
-    task = take(crew, step)
+    task = first_task(counters, step)
     while task < tasks:
         for i in range(task * TASK, min(task * TASK + TASK, x.shape[0])):
             norm_row(x, i, weight, bias, eps, channels, low, y, i)
-        task = done_take(crew, step)
-    wait(crew, step, tasks)
+        task = next_task(counters, step)
+    wait(counters, step, tasks)
 
 
 @numba.njit
-def layer_norm_to_map(crew, step, x, weight, bias, eps, channels, crops, height, width, y):
-    """The same into a map with a border: y (crops (H + 2) (W + 2), >= channels)."""
+def layer_norm_to_map(counters, step, x, weight, bias, eps, channels, crops, height, width, y):
+    """layer_norm(x) laid out as a map with a border: y (crops (H + 2) (W + 2), >= channels)."""
     rows = x.shape[0] // crops
     tasks = crops * height
-    task = take(crew, step)
+    task = first_task(counters, step)
     while task < tasks:
         crop, m = task // height, task % height
         for n in range(width):
             o = (crop * (height + 2) + m + 1) * (width + 2) + n + 1
             norm_row(x, crop * rows + m * width + n, weight, bias, eps, channels, -np.inf, y, o)
-        task = done_take(crew, step)
-    wait(crew, step, tasks)
+        task = next_task(counters, step)
+    wait(counters, step, tasks)
