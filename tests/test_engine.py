@@ -251,7 +251,14 @@ class Late(Absent):
         return future
 
 
-@pytest.mark.parametrize("executor", [Absent, Late])
+class Refusing(Absent):
+    """An executor for which the system starts no thread."""
+
+    def submit(self, f, *arguments):
+        raise RuntimeError("can't start new thread")
+
+
+@pytest.mark.parametrize("executor", [Absent, Late, Refusing])
 def test_helpers_that_come_late_or_never_hang_nothing(executor, monkeypatch):
     fast, _ = models()
     images = images_for(fast, batch=4, size=(256, 192))

@@ -15,6 +15,7 @@ line). A step whose counts stand at SKIP is passed over.
 """
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import numba
 import numpy as np
@@ -39,7 +40,11 @@ class Crew:
 
     def go(self, walk, counters, *arguments):
         """walk(counters, thread, threads, *arguments) on each thread; walk is compiled with nogil."""
-        later = [self.helpers.submit(walk, counters, t, self.threads, *arguments) for t in range(1, self.threads)]
+        later = []
+        with suppress(RuntimeError):  # the system starts no more threads: who is here does it all
+            later.extend(
+                self.helpers.submit(walk, counters, t, self.threads, *arguments) for t in range(1, self.threads)
+            )
         walk(counters, 0, self.threads, *arguments)
         for helper in later:
             helper.cancel() or helper.result()  # who has not begun need not: all is done
