@@ -210,5 +210,5 @@ class Worker:
 
 def environ(threads):
     """The environment of a worker with this many threads."""
-    path = os.pathsep.join(filter(None, [str(SOURCE), os.environ.get("PYTHONPATH")]))
+    path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(SOURCE)]))  # SOURCE may be site-packages
     return os.environ | {f"{name}_NUM_THREADS": str(threads) for name in THREADS} | {"PYTHONPATH": path}
