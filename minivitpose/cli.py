@@ -302,7 +302,8 @@ def record(options):
         raise UsageError(f"--sample must be 1 or more, not {options.sample}")
     if options.box and not options.image:
         raise UsageError("--box goes with --image")
-    check_folder(options.out.parent)
+    for path in filter(None, (options.out, options.save_weights)):
+        check_folder(path.parent)
     if options.weights is not None:
         module = reference.twin(load(options.weights, "numpy", num_heads=options.heads))
     else:
@@ -316,7 +317,6 @@ def record(options):
     save_reference(result, options.out, options.sample)
     print(f"written: {options.out}, {len(result)} activations")
     if options.save_weights:
-        check_folder(options.save_weights.parent)
         reference.save_weights(module.half() if options.half else module, options.save_weights)
         print(f"written: {options.save_weights}")
     return 0

@@ -97,6 +97,11 @@ class Config:
         return self.patch_size[0] // self.ratio
 
     @property
+    def padding(self):
+        """Zero pixels around the image for the patch embedding: 2 for ratio 1, as the checkpoints were trained."""
+        return 4 + 2 * (self.ratio // 2 - 1)
+
+    @property
     def grid(self):
         """(Hp, Wp): the patch grid that the checkpoint's positions are for."""
         return self.image_size[0] // self.stride, self.image_size[1] // self.stride

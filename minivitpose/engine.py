@@ -175,7 +175,7 @@ class Workspace:
 
     def __init__(self, engine, size, threads):
         c = engine.config
-        padding = 4 + 2 * (c.ratio // 2 - 1)
+        padding = c.padding
         grid = Hp, Wp = tuple((n + 2 * padding - c.patch_size[0]) // c.stride + 1 for n in size)
         self.engine, self.crew, self.grid, self.tokens = engine, engine.crew(threads), grid, Hp * Wp
         self.heads = c.num_heads, c.head_dim, round_up(c.head_dim, LANES)

@@ -97,7 +97,7 @@ def graph_of(params, config):
 
 def patch_embed(g, images, p, config):
     """(B, 3, H, W) -> (B, N, C)."""
-    name, padding = "backbone.patch_embed.proj", 4 + 2 * (config.ratio // 2 - 1)
+    name, padding = "backbone.patch_embed.proj", config.padding
     x = convolution(g, "Conv", name, images, p, strides=[config.stride] * 2, pads=[padding] * 4)
     x = g.reshape("backbone.patch_embed.rows", x, 0, config.embed_dim, config.grid[0] * config.grid[1])
     return g.add("Transpose", "backbone.patch_embed", x, perm=[0, 2, 1])

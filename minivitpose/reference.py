@@ -26,8 +26,7 @@ from minivitpose.trace import Reference
 class PatchEmbed(nn.Module):
     def __init__(self, config):
         super().__init__()
-        padding = 4 + 2 * (config.ratio // 2 - 1)
-        self.proj = nn.Conv2d(3, config.embed_dim, config.patch_size, config.stride, padding)
+        self.proj = nn.Conv2d(3, config.embed_dim, config.patch_size, config.stride, config.padding)
 
     def forward(self, images):
         return self.proj(images)
