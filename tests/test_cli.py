@@ -1,5 +1,6 @@
 """The command line as a user meets it: what is printed, what is written, exit codes, one-line errors."""
 
+import argparse
 import json
 import re
 import subprocess
@@ -14,7 +15,8 @@ from PIL import Image
 
 import minivitpose as mvp
 from minivitpose import save_reference
-from minivitpose.cli import EXAMPLES, HOPPER, main
+from minivitpose.cli import COMMANDS, main, parser
+from minivitpose.cli.demo import HOPPER
 from minivitpose.pose import crop, network_input, read_image
 from minivitpose.pose.crop import STD
 from minivitpose.recording import make_header
@@ -238,6 +240,22 @@ def test_bad_use_is_exit_code_2_with_the_usage(arguments, capsys):
     assert "usage: minivitpose" in capsys.readouterr().err
 
 
+def examples():
+    """The example of every command, as its module gives it."""
+    found = {}
+
+    def command(name, run, text, example):
+        found[name] = example
+        return argparse.ArgumentParser()
+
+    for module in COMMANDS:
+        module.add(command)
+    return found
+
+
+EXAMPLES = examples()
+
+
 @pytest.mark.parametrize("command", EXAMPLES)
 def test_help_shows_an_example(command, capsys):
     with pytest.raises(SystemExit) as exit:
@@ -246,8 +264,6 @@ def test_help_shows_an_example(command, capsys):
     out = " ".join(capsys.readouterr().out.split())
     assert f"example: {EXAMPLES[command]}" in out
     # the example is one that the command understands
-    from minivitpose.cli import parser
-
     parser().parse_args(EXAMPLES[command].split()[1:])
 
 

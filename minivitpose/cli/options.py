@@ -1,0 +1,68 @@
+"""What several commands share: options, the model they name, words on the way, files written whole or not at all."""
+
+import argparse
+import os
+import sys
+
+WEIGHTS = "a .pth, .safetensors or .npz file, a Hugging Face folder, hf:OWNER/NAME, or 'mini'"
+
+
+class UsageError(ValueError):
+    """Options that do not go together, or something that is not installed: one line with what to do."""
+
+
+def positive(text):
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1, found {text!r}")
+    return int(text)
+
+
+def add_weights(p, required=True):
+    p.add_argument("--weights", required=required, metavar="W", help=WEIGHTS)
+    add_model(p)
+
+
+def add_model(p):
+    """What the weights cannot show, or which part of them is meant."""
+    text = "number of attention heads, for a model that is not S, B, L, H or mini"
+    p.add_argument("--heads", type=int, metavar="N", help=text)
+    p.add_argument("--dataset", metavar="D", help="the keypoint set: coco, ap10k, ...; of a ViTPose+ file that part")
+    p.add_argument("--expert", metavar="E", help="of a ViTPose+ file: this expert, with the file's first head")
+
+
+def load_model(options, engine=None, **more):
+    """The model that the options of add_weights name."""
+    from minivitpose import load
+
+    more |= {"num_heads": options.heads, "dataset": options.dataset}
+    if options.expert is not None:
+        more["expert"] = options.expert
+    return load(options.weights, engine or options.engine, **more)
+
+
+def add_box(p, more, **options):
+    text = f"left, top, width and height of the person in pixels; {more} (default: the whole picture)"
+    p.add_argument("--box", type=float, nargs=4, metavar=("X", "Y", "W", "H"), help=text, **options)
+
+
+def add_engine(p):
+    text = "fast (default), numba or numpy: one meaning, three speeds"
+    p.add_argument("--engine", choices=("fast", "numba", "numpy"), default="fast", help=text)
+
+
+def say(text):
+    """Progress, on standard error so that results can be piped."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def check_folder(folder):
+    """Say it before the work rather than after it."""
+    if not folder.is_dir():
+        raise UsageError(f"the folder {folder} does not exist: make it first")
+
+
+def write_text(path, text):
+    """The whole text under its name, or what was there before."""
+    temporary = path.with_suffix(path.suffix + ".part")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
