@@ -29,10 +29,35 @@ DATASETS = {  # keypoints: the public datasets with that many
     133: ("coco_wholebody",),
     136: ("halpe",),
 }
+ALIASES = {
+    "wholebody": "coco_wholebody",
+    "coco25": "coco_25",
+    "interhand": "interhand2d",
+    "hand": "coco_wholebody_hand",
+}
+ALIASES |= {"face": "coco_wholebody_face", "halpe136": "halpe", "posetrack": "posetrack18"}
+UDP = ("coco", "mpii", "humanart", None)  # trained with unbiased targets, as far as their configs say
 
 
 class ConfigError(ValueError):
     """These tensors or options do not make a ViTPose; the message says what was expected and what was found."""
+
+
+def dataset_name(name):
+    """A dataset's name as the tables have it, from any usual spelling. Raises ConfigError with the known ones."""
+    known = [dataset for datasets in DATASETS.values() for dataset in datasets]
+    spelled = str(name).lower().replace("-", "_")
+    found = ALIASES.get(spelled, spelled)
+    if found not in known:
+        found = next((dataset for dataset in known if dataset.replace("_", "") == spelled.replace("_", "")), None)
+    if found is None:
+        raise ConfigError(f"unknown dataset {name!r}: expected one of {', '.join(sorted(known))}")
+    return found
+
+
+def keypoints_of(dataset):
+    """How many keypoints a dataset of the table has."""
+    return next(count for count, datasets in DATASETS.items() if dataset in datasets)
 
 
 @dataclass(frozen=True)
@@ -58,6 +83,7 @@ class Config:
     final_kernel: int | None = None  # None is 1 for the classic head, 3 for the simple one
     eps: float = 1e-6  # of layer_norm
     dataset: str | None = None
+    pipeline: str | None = None  # what surrounds the network, a name in pose.pipelines; None goes by the dataset
 
     def __post_init__(self):
         simple = self.head == "simple"
@@ -72,6 +98,9 @@ class Config:
         for name, value in defaults.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
+        if self.pipeline is None:
+            other = "easy" if self.dataset == "coco_25" else "plain"
+            object.__setattr__(self, "pipeline", "udp" if self.dataset in UDP else other)
         if self.qk_scale is not None:  # a NumPy float64 would make float32 activations float64
             object.__setattr__(self, "qk_scale", float(self.qk_scale))
         if simple:

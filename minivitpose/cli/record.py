@@ -119,8 +119,9 @@ def same_model(model, reference):
         recorded = from_dict(reference.header["config"])
     except (KeyError, TypeError, AttributeError, ValueError):
         return  # a header without a config still has its activations
-    shape = {name: x for name, x in as_dict(model.config).items() if name != "dataset"}
-    if shape != {name: x for name, x in as_dict(recorded).items() if name != "dataset"}:
+    others = ("dataset", "pipeline")  # around the network, not in it
+    shape = {name: x for name, x in as_dict(model.config).items() if name not in others}
+    if shape != {name: x for name, x in as_dict(recorded).items() if name not in others}:
         raise UsageError(
             f"the reference was recorded from {recorded.describe()}; these weights are {model.config.describe()}"
         )

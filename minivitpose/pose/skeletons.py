@@ -1,9 +1,14 @@
 """What the keypoints are: names, which is whose mirror image, what is joined to what, how far annotators disagree.
 
-The colours tell left from right for everybody: blue and orange from the palette of Okabe and Ito (2008).
+All 18 public sets stand in data/skeletons.json, with the file that each comes from. The colours tell left from right
+for everybody: blue and orange from the palette of Okabe and Ito (2008).
 """
 
+import json
 from dataclasses import dataclass
+from importlib.resources import files
+
+from minivitpose.config import DATASETS, ConfigError, dataset_name
 
 LEFT = (86, 180, 233)  # sky blue
 RIGHT = (230, 159, 0)  # orange
@@ -17,7 +22,8 @@ class Skeleton:
 
     keypoints: K names; flip_pairs: pairs of indices that change places in a mirror; links: pairs of indices to join by
     a line; sigmas: K numbers, the spread of the annotations relative to the person's size, none if not known (COCO's
-    OKS has k = 2 sigma).
+    OKS has k = 2 sigma); weights: K numbers, how much each counts in the training loss, none if all count the same;
+    own_colours, own_link_colours: RGB triples 0 to 255 of the dataset's authors; source: where the table comes from.
     """
 
     name: str
@@ -25,6 +31,18 @@ class Skeleton:
     flip_pairs: tuple = ()
     links: tuple = ()
     sigmas: tuple = ()
+    weights: tuple = ()
+    own_colours: tuple = ()
+    own_link_colours: tuple = ()
+    source: str = ""
+
+    @property
+    def flip_index(self):
+        """K indices: the channel that each keypoint's heatmap has in the mirror image."""
+        index = list(range(len(self.keypoints)))
+        for a, b in self.flip_pairs:
+            index[a], index[b] = b, a
+        return tuple(index)
 
     @property
     def sides(self):
@@ -33,46 +51,66 @@ class Skeleton:
 
     @property
     def colours(self):
-        """K RGB triples 0 to 255, by side."""
-        return tuple(SIDES[s] for s in self.sides)
+        """K RGB triples 0 to 255: by side, or the dataset's own where no keypoint has a side, as in a hand."""
+        by_side = tuple(SIDES[s] for s in self.sides)
+        return by_side if self.has_sides or not self.own_colours else self.own_colours
 
     @property
     def link_colours(self):
-        """One RGB triple a link: that of its side, or MIDDLE where it joins the sides or the middle alone."""
+        """One RGB triple a link: that of its side, MIDDLE where it joins the sides or the middle alone, or its own."""
         ends = ({self.sides[a], self.sides[b]} - {"middle"} for a, b in self.links)
-        return tuple(SIDES[e.pop()] if len(e) == 1 else MIDDLE for e in ends)
+        by_side = tuple(SIDES[e.pop()] if len(e) == 1 else MIDDLE for e in ends)
+        return by_side if self.has_sides or not self.own_link_colours else self.own_link_colours
+
+    @property
+    def has_sides(self):
+        """Whether any keypoint is of the left or the right."""
+        return set(self.sides) != {"middle"}
 
 
 def side(name):
-    """ "left", "right" or "middle", by how the keypoint's name begins."""
-    return next((s for s in ("left", "right") if name.startswith(s)), "middle")
+    """ "left", "right" or "middle", by how the keypoint's name begins: left_eye and L_Eye are both of the left."""
+    starts = {"left": ("left", "L_"), "right": ("right", "R_")}
+    return next((s for s, start in starts.items() if name.startswith(start)), "middle")
 
 
-# Source: the tables of COCO as ViTPose has them, configs/_base_/datasets/coco.py; sigmas from pycocotools.
-COCO = Skeleton(
-    "coco",
-    keypoints=(
-        "nose",
-        *("left_eye", "right_eye", "left_ear", "right_ear"),
-        *("left_shoulder", "right_shoulder", "left_elbow", "right_elbow", "left_wrist", "right_wrist"),
-        *("left_hip", "right_hip", "left_knee", "right_knee", "left_ankle", "right_ankle"),
-    ),
-    flip_pairs=((1, 2), (3, 4), (5, 6), (7, 8), (9, 10), (11, 12), (13, 14), (15, 16)),
-    links=(
-        *((15, 13), (13, 11), (16, 14), (14, 12), (11, 12), (5, 11), (6, 12), (5, 6)),  # legs, trunk
-        *((5, 7), (6, 8), (7, 9), (8, 10)),  # arms
-        *((1, 2), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6)),  # head
-    ),
-    sigmas=(
-        *(0.026, 0.025, 0.025, 0.035, 0.035),
-        *(0.079, 0.079, 0.072, 0.072, 0.062, 0.062),
-        *(0.107, 0.107, 0.087, 0.087, 0.089, 0.089),
-    ),
-)
+def read_skeletons():
+    """name -> Skeleton, from the table."""
+    table = json.loads((files("minivitpose") / "data" / "skeletons.json").read_text(encoding="utf-8"))
+    rows = {name: row for name, row in table.items() if not name.startswith("_")}
+    return {
+        name: skeleton(name, rows[row.get("same_as", name)] | {"source": row["source"]}) for name, row in rows.items()
+    }
 
 
-def skeleton_for(num_keypoints):
-    """The usual skeleton for so many keypoints: COCO for 17, else a plain one with numbered names and no links."""
-    if num_keypoints == len(COCO.keypoints):
-        return COCO
-    return Skeleton(f"{num_keypoints} keypoints", tuple(f"keypoint {i}" for i in range(num_keypoints)))
+def skeleton(name, row):
+    """A row of the table as a Skeleton."""
+    pairs = {field: tuple(map(tuple, row[field])) for field in ("flip_pairs", "links")}
+    rows = {field: tuple(row[field]) for field in ("keypoints", "sigmas", "weights")}
+    colours = {f"own_{field}": tuple(map(rgb, row[field])) for field in ("colours", "link_colours")}
+    return Skeleton(name, source=row["source"], **rows, **pairs, **colours)
+
+
+def rgb(text):
+    """ "56b4e9" -> (86, 180, 233)."""
+    return tuple(bytes.fromhex(text))
+
+
+SKELETONS = read_skeletons()
+COCO = SKELETONS["coco"]
+
+
+def skeleton_for(num_keypoints, dataset=None):
+    """The skeleton of a dataset, or the usual one for so many keypoints, as for 17 that of COCO.
+
+    Where no dataset has so many, a plain one with numbered names and no links. Raises ConfigError for an unknown
+    dataset, and for one with another number of keypoints.
+    """
+    if dataset is None:
+        dataset = DATASETS.get(num_keypoints, (None,))[0]
+    if dataset is None:
+        return Skeleton(f"{num_keypoints} keypoints", tuple(f"keypoint {i}" for i in range(num_keypoints)))
+    found = SKELETONS[dataset_name(dataset)]
+    if len(found.keypoints) != num_keypoints:
+        raise ConfigError(f"dataset {dataset!r} has {len(found.keypoints)} keypoints, the model has {num_keypoints}")
+    return found
