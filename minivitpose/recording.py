@@ -6,16 +6,14 @@
 """
 
 import json
-import os
 import platform
-import tempfile
 from dataclasses import asdict
-from pathlib import Path
 
 import numpy as np
 
 from minivitpose.checkpoint import CheckpointError, read_state_dict
 from minivitpose.config import as_dict
+from minivitpose.files import replacing
 from minivitpose.trace import Facts, Reference, sample_of
 
 FORMAT, VERSION = "minivitpose activations", 1
@@ -51,26 +49,8 @@ def save_reference(reference, path, sample=None):
     header |= reference.header
     header["facts"] = {name: asdict(facts) for name, facts in reference.facts.items()}
     arrays["__header__"] = np.frombuffer(json.dumps(header).encode(), np.uint8)
-    write_npz(Path(path), arrays, compress=sample is not None)
-
-
-def write_npz(path, arrays, compress=False):
-    """np.savez under another name first, then renamed."""
-    handle, temporary = tempfile.mkstemp(suffix=".npz", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            (np.savez_compressed if compress else np.savez)(file, **arrays)
-        os.chmod(temporary, 0o666 & ~current_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-def current_umask():
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    with replacing(path) as file:
+        (np.savez if sample is None else np.savez_compressed)(file, **arrays)
 
 
 def load_reference(path):

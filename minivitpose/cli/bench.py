@@ -4,7 +4,8 @@ import argparse
 import json
 from pathlib import Path
 
-from minivitpose.cli.options import UsageError, check_folder, positive, say, write_text
+from minivitpose.cli.options import UsageError, check_folder, positive, say
+from minivitpose.files import write_text
 
 EXAMPLE = "minivitpose bench --variant s --batch 1 8 --peers torch,openvino --json s.json --chart s.png"
 

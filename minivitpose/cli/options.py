@@ -1,7 +1,6 @@
 """What several commands share: options, the model they name, words on the way, files written whole or not at all."""
 
 import argparse
-import os
 import sys
 
 WEIGHTS = "a .pth, .safetensors or .npz file, a Hugging Face folder, hf:OWNER/NAME, or 'mini'"
@@ -59,10 +58,3 @@ def check_folder(folder):
     """Say it before the work rather than after it."""
     if not folder.is_dir():
         raise UsageError(f"the folder {folder} does not exist: make it first")
-
-
-def write_text(path, text):
-    """The whole text under its name, or what was there before."""
-    temporary = path.with_suffix(path.suffix + ".part")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-from minivitpose.cli.options import add_box, add_engine, add_weights, load_model, write_text
+from minivitpose.cli.options import add_box, add_engine, add_weights, load_model
+from minivitpose.files import write_text
 
 EXAMPLE = "minivitpose predict photo.jpg --weights vitpose-b-coco.pth --box 120 40 200 420 --out results"
 
