@@ -23,7 +23,8 @@ class Skeleton:
     keypoints: K names; flip_pairs: pairs of indices that change places in a mirror; links: pairs of indices to join by
     a line; sigmas: K numbers, the spread of the annotations relative to the person's size, none if not known (COCO's
     OKS has k = 2 sigma); weights: K numbers, how much each counts in the training loss, none if all count the same;
-    own_colours, own_link_colours: RGB triples 0 to 255 of the dataset's authors; source: where the table comes from.
+    upper: indices of the upper body, none if not known; own_colours, own_link_colours: RGB triples 0 to 255 of the
+    dataset's authors; source: where the table comes from.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Skeleton:
     links: tuple = ()
     sigmas: tuple = ()
     weights: tuple = ()
+    upper: tuple = ()
     own_colours: tuple = ()
     own_link_colours: tuple = ()
     source: str = ""
@@ -86,7 +88,7 @@ def read_skeletons():
 def skeleton(name, row):
     """A row of the table as a Skeleton."""
     pairs = {field: tuple(map(tuple, row[field])) for field in ("flip_pairs", "links")}
-    rows = {field: tuple(row[field]) for field in ("keypoints", "sigmas", "weights")}
+    rows = {field: tuple(row[field]) for field in ("keypoints", "sigmas", "weights", "upper")}
     colours = {f"own_{field}": tuple(map(rgb, row[field])) for field in ("colours", "link_colours")}
     return Skeleton(name, source=row["source"], **rows, **pairs, **colours)
 
