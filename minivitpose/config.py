@@ -283,34 +283,39 @@ def image_size_for(positions, stride):
     )
 
 
+def is_number(part):
+    """Whether a part of a name is the number of a layer: nobody has a million."""
+    return part.isascii() and part.isdecimal() and len(part) < 7
+
+
 def is_block(name):
     parts = name.split(".")
-    return parts[:2] == ["backbone", "blocks"] and len(parts) > 2 and parts[2].isdecimal()
+    return parts[:2] == ["backbone", "blocks"] and len(parts) > 2 and is_number(parts[2])
 
 
 def is_deconv(name):
     parts = name.split(".")
-    return parts[:2] == ["keypoint_head", "deconv_layers"] and parts[3:] == ["weight"] and parts[2].isdecimal()
+    return parts[:2] == ["keypoint_head", "deconv_layers"] and parts[3:] == ["weight"] and is_number(parts[2])
 
 
 def is_final(name):
     parts = name.split(".")
-    numbered = parts[2:3] and parts[2].isdecimal() and parts[3:] == ["weight"]
+    numbered = parts[2:3] and is_number(parts[2]) and parts[3:] == ["weight"]
     return parts[:2] == ["keypoint_head", "final_layer"] and (parts[2:] == ["weight"] or bool(numbered))
 
 
 def in_order(names):
     """Layers by their numbers: 3 before 12, whatever the order in the file."""
-    return sorted(names, key=lambda name: [int(part) for part in name.split(".") if part.isdecimal()])
+    return sorted(names, key=lambda name: [int(part) for part in name.split(".") if is_number(part)])
 
 
 def likely_naming(names):
     """What these names look like, for the message of an error."""
     if any(".layernorm_before." in name for name in names):
-        return "the names are those of Hugging Face transformers, which this version does not read"
+        return "the names are those of Hugging Face transformers"
     if any(".ffn.layers." in name for name in names):
-        return "the names are those of mmpose 1.x, which this version does not read"
-    if any(name.startswith("blocks.") for name in names):
+        return "the names are those of mmpose 1.x"
+    if any(name.startswith(("blocks.", "layers.", "encoder.layer.", "patch_embed.")) for name in names):
         return "the names are those of a backbone alone, without the keypoint head"
     return f"found {', '.join(list(names)[:3]) or 'no tensor at all'}{', ...' if len(names) > 3 else ''}"
 

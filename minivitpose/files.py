@@ -10,17 +10,23 @@ from pathlib import Path
 def replacing(path):
     """``with replacing(path) as file:`` a binary file to write, which takes the place of ``path`` at the end.
 
-    An interrupt, an error or a full disk leaves what was there before, and nothing else.
+    An interrupt, an error or a full disk leaves what was there before, and nothing else. An OSError names ``path``.
     """
     path = Path(path)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:40]}.", suffix=".part", dir=path.parent)
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=".", suffix=".part", dir=path.parent)
+    except OSError as error:
+        error.filename = str(path)  # the name that the caller knows
+        raise
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
         os.chmod(temporary, 0o666 & ~current_umask())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         os.unlink(temporary)
+        if isinstance(error, OSError) and error.filename in (None, temporary):
+            error.filename = str(path)
         raise
 
 

@@ -130,23 +130,32 @@ def load(
     num_heads=None,
     image_size=None,
     dataset=None,
+    expert=None,
     qk_scale=None,
     ratio=1,
+    eps=None,
 ):
     """A ViTPose ready to run.
 
-    source: a path to a PyTorch file (.pth, zip or legacy), safetensors or npz; the name "mini" (bundled); or a mapping
-    of names to arrays or tensors such as ``module.state_dict()``. Nothing in a file is ever executed.
+    source: a path to a PyTorch file (.pth, zip or legacy), safetensors or npz, in the naming of ViTPose, easy_ViTPose,
+    mmpose 1.x or Hugging Face transformers; a folder as transformers saves it, or the index of its shards;
+    "hf:OWNER/NAME" or "hf:OWNER/NAME/FILE" on the Hugging Face hub; the name "mini" (bundled); or a mapping of names to
+    arrays or tensors such as ``module.state_dict()``. Nothing in a file is ever executed.
     engine: "fast", "numba" or "numpy". precision: "bf16" halves the fast engine's time where the CPU has bfloat16 dot
-    products. dtype: "float32" or "float64". What a state dict does not show may be given: num_heads (needed for a model
-    that is not S, B, L, H or mini), image_size (height, width), dataset, qk_scale, ratio.
+    products. dtype: "float32" or "float64".
+    dataset: what the keypoints are, a name in config.DATASETS; of a ViTPose+ file it takes that dataset's head and
+    expert (default: COCO's). expert: of a ViTPose+ file, a dataset's name or a number; takes that expert with the
+    file's own head.
+    What the weights do not show may be given: num_heads (needed for a model that is not S, B, L, H or mini and has no
+    config.json beside it), image_size (height, width), qk_scale, ratio, eps of the layer norms (1e-12 in Hugging Face's
+    naming, else 1e-6).
     Raises CheckpointError, with everything that does not fit, for a source that is not a whole ViTPose, and ValueError
     for an unknown engine, precision or dtype.
     """
     if np.dtype(dtype) not in (np.float32, np.float64):
         raise ValueError(f"dtype must be float32 or float64, not {dtype}")
-    options = {"image_size": image_size, "dataset": dataset, "qk_scale": qk_scale, "ratio": ratio}
-    params, config = fit(read_source(source), num_heads, options, dtype)
+    options = {"image_size": image_size, "qk_scale": qk_scale, "ratio": ratio, "eps": eps}
+    params, config = fit(read_source(source), num_heads, options, dtype, dataset, expert)
     return ViTPose(params, config, engine, precision)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from minivitpose.checkpoint.errors import CheckpointError, quoted
+from minivitpose.checkpoint.folder import is_index, model_file, read_shards
 from minivitpose.checkpoint.mapped import map_file
 from minivitpose.checkpoint.npz import read_npz
 from minivitpose.checkpoint.safetensors import read_safetensors
@@ -23,14 +24,16 @@ class Checkpoint:
     state_dict: name -> array, in the file's order. Arrays are C-contiguous, in native byte order and read-only
         (they may be views of the file): copy one to write to it. bfloat16 has become float32, exactly; every other
         type is the file's: float16/32/64, signed and unsigned integers of 8 to 64 bits, bool.
-    format: "PyTorch zip file", "PyTorch zip file saved without checksums", "PyTorch legacy file", "safetensors"
-        or "npz".
+    format: "PyTorch zip file", "PyTorch zip file saved without checksums", "PyTorch legacy file", "safetensors",
+        "npz" or "safetensors in N shards"; of a mapping "mapping".
     ignored: name -> what it is, for everything else in the file (settings, optimizer, epoch, ...).
+    path: the file that was read, of a folder the one in it; None for a mapping.
     """
 
     state_dict: dict[str, np.ndarray]
     format: str
     ignored: dict[str, str] = field(default_factory=dict)
+    path: str | None = None
 
 
 def read_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
@@ -41,18 +44,23 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
 def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
     """Reads a PyTorch file (zip or legacy), a safetensors file or an npz. Needs no PyTorch and runs nothing.
 
+    path: the file; a folder as transformers saves it, with model.safetensors in it; or the index of a model in shards.
+
     Weights may be wrapped in "state_dict", "model_state_dict", "model" or "module"; the prefix "module." is
     dropped if every name has it. Names are otherwise those of the file.
     The file is memory-mapped where its layout allows: it may be deleted or replaced while the arrays live, but must
     not be overwritten in place (write a new file and os.replace it). Checksums, where the format has them, are
     verified for everything that is read.
     Raises CheckpointError, in one line with the file's name, for a file that is anything else, damaged or hostile.
-    Source: the pages named in torch_zip.py, torch_legacy.py, safetensors.py and npz.py.
+    Source: the pages named in torch_zip.py, torch_legacy.py, safetensors.py, npz.py and folder.py.
     """
-    path = os.fspath(path)
+    path = os.fsdecode(path)
     try:
-        state_dict, ignored, file_format = read(map_file(path))
-        return Checkpoint(clean_names(state_dict), file_format, ignored)
+        if os.path.isdir(path):
+            path = model_file(path)
+        data = map_file(path)
+        state_dict, ignored, file_format = read_shards(path, data) if is_index(data) else read(data)
+        return Checkpoint(clean_names(state_dict), file_format, ignored, path)
     except CheckpointError as error:
         raise error.in_file(path) from None
 

@@ -7,17 +7,13 @@ mapped file. There is no checksum, but every byte behind the header must belong 
 Source: https://github.com/huggingface/safetensors, section "Format".
 """
 
-import json
-import re
-
 import numpy as np
 
 from minivitpose.checkpoint.dtypes import ITEM_SIZE, MAX_BYTES, check_dtype, check_shape, elements, finished
 from minivitpose.checkpoint.errors import DAMAGED, CheckpointError, printable, quoted
+from minivitpose.checkpoint.json_text import parse_object
 
 MAX_HEADER = 2 << 20  # bytes; the header of ViTPose-H has 80 kB
-MAX_BRACKETS = 100_000  # six for each tensor
-QUOTED = re.compile(r'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 
 DTYPES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "BOOL": "bool",
@@ -49,42 +45,7 @@ def read_header(data: memoryview) -> tuple[dict, int]:
         raise CheckpointError(
             "the header has an impossible length", expected=f"at most {limit} bytes", found=str(size), fix=DAMAGED
         )
-    try:
-        text = str(data[8 : 8 + size], "utf-8")
-        check_nesting(text)
-        header = json.loads(text, object_pairs_hook=unique, parse_constant=refuse_constant)
-    except ValueError as error:  # not UTF-8, not JSON, or an endless number
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(f"the header is not valid JSON: {error}", fix=DAMAGED) from None
-    if not isinstance(header, dict):
-        raise CheckpointError("the header is not a JSON object", fix=DAMAGED)
-    return header, 8 + size
-
-
-def check_nesting(text: str) -> None:
-    """Raises CheckpointError if brackets are nested deeper than a header needs, or there are absurdly many."""
-    brackets = re.findall(r"[\[\]{}]", QUOTED.sub("", text))
-    if len(brackets) > MAX_BRACKETS:
-        raise CheckpointError("the header is absurdly long", found=f"{len(brackets)} brackets", fix=DAMAGED)
-    depth = 0
-    for bracket in brackets:
-        depth += 1 if bracket in "[{" else -1
-        if depth > 3:
-            raise CheckpointError("the header is nested too deeply", expected="name -> shape and place", fix=DAMAGED)
-
-
-def unique(pairs: list[tuple[str, object]]) -> dict:
-    entries = {}
-    for name, value in pairs:
-        if name in entries:
-            raise CheckpointError(f"the header has the key {quoted(name)} twice", fix=DAMAGED)
-        entries[name] = value
-    return entries
-
-
-def refuse_constant(name: str) -> None:
-    raise CheckpointError(f"the header has the number {name}", fix=DAMAGED)
+    return parse_object(data[8 : 8 + size], "the header", deepest=3), 8 + size
 
 
 def check_entry(key: str, entry: object, size: int) -> tuple[str, tuple, int, int]:

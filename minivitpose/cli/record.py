@@ -119,7 +119,7 @@ def same_model(model, reference):
         recorded = from_dict(reference.header["config"])
     except (KeyError, TypeError, AttributeError, ValueError):
         return  # a header without a config still has its activations
-    others = ("dataset", "pipeline")  # around the network, not in it
+    others = ("dataset", "pipeline", "eps")  # around the network, or a number that a comparison shows
     shape = {name: x for name, x in as_dict(model.config).items() if name not in others}
     if shape != {name: x for name, x in as_dict(recorded).items() if name not in others}:
         raise UsageError(
