@@ -3,7 +3,18 @@
 import numpy as np
 import pytest
 
-from minivitpose.pose.crop import MEAN, STD, BoxError, Crop, check_box, crop, network_input, warp, whole_picture
+from minivitpose.pose.crop import (
+    MEAN,
+    STD,
+    BoxError,
+    Crop,
+    centre_and_scale,
+    check_box,
+    crop,
+    crop_matrix,
+    network_input,
+    whole_picture,
+)
 from minivitpose.pose.image import ImageError
 
 RNG = np.random.default_rng(0)
@@ -61,28 +72,6 @@ def test_linear_ramp_is_exact():
     assert np.abs(c.pixels - np.stack([2 * x, 2 * y, x + y], axis=-1)).max() <= 0.5 + 1e-4
 
 
-def test_warp_against_a_loop():
-    image = NOISE[:7, :9]
-    rows, columns = RNG.uniform(-3, 9, 12), RNG.uniform(-3, 11, 10)
-    rows[:3], columns[:3] = (0, 6, -1), (8, 0, 9)
-    expected = np.zeros((12, 10, 3))
-    for i, y in enumerate(rows):
-        for j, x in enumerate(columns):
-            for p in range(7):
-                for q in range(9):
-                    expected[i, j] += max(0, 1 - abs(y - p)) * max(0, 1 - abs(x - q)) * image[p, q]
-    got = warp(image, rows, columns)
-    assert got.dtype == np.uint8 and np.abs(got - expected).max() <= 0.5 + 1e-4
-
-
-def test_outside_is_black_and_the_border_fades():
-    white = np.full((50, 50, 3), 255, np.uint8)
-    got = warp(white, np.array([-2.0, -1.0, -0.5, 0.0, 49.0, 49.25, 50.0, 1e7, -1e7]), np.array([20.5]))
-    assert got[:, 0, 0].tolist() == [0, 0, 128, 255, 255, 191, 0, 0, 0]
-    c = crop(white, (-40, -40, 60, 70))
-    assert c.pixels[0, 0].tolist() == [0, 0, 0] and c.pixels[-1, -1].tolist() == [255] * 3
-
-
 def test_one_pixel_picture_and_huge_box():
     dot = np.full((1, 1, 3), 200, np.uint8)
     assert crop(dot, (0, 0, 1, 1)).pixels.max() == 200
@@ -103,6 +92,77 @@ def test_network_input():
     expected = (c.pixels / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     assert np.abs(x[0].transpose(1, 2, 0) - expected).max() < 1e-6
     assert MEAN.dtype == STD.dtype == np.float32
+
+
+@pytest.mark.parametrize("mode", ["udp", "plain", "hf", "easy"])
+def test_the_map_and_its_inverse_agree_with_the_matrix(mode):
+    c = crop(NOISE, (31.3, 22.8, 90.1, 140.7), mode=mode)
+    assert c.mode == mode and c.matrix.shape == (2, 3) and c.matrix.dtype == np.float64
+    points = RNG.uniform(0, 191, (5, 17, 2))
+    x = c.to_picture(points)
+    assert x.shape == points.shape and x.dtype == np.float64
+    assert np.allclose(x[2, 3], c.matrix @ (*points[2, 3], 1), atol=1e-9)
+    assert np.abs(c.from_picture(x) - points).max() < 1e-9
+
+
+def test_plain_takes_the_width_and_counts_pixels_from_the_centre():
+    c = crop(NOISE, (10, 20, 30, 80), mode="plain")
+    assert c.centre == (25, 60) and c.scale == (75, 100)
+    assert np.allclose(c.to_picture((96, 128)), (25, 60), atol=1e-12)
+    assert np.allclose(c.to_picture((0, 0)), (25 - 37.5, 60 - 50), atol=1e-12)
+    assert np.allclose(c.to_picture((192, 256)), (25 + 37.5, 60 + 50), atol=1e-12)
+    stretched = crop_matrix((0, 0), (75, 300), (256, 192), "plain")
+    assert stretched[0, 0] == stretched[1, 1] == 75 / 192
+
+
+def test_hf_rounds_to_float32_and_stays_within_a_thousandth_of_a_pixel():
+    box = (31.3, 22.8, 90.1, 140.7)
+    centre, scale = centre_and_scale(box, (256, 192), "hf")
+    assert centre == tuple(np.float32(centre).tolist()) and scale == tuple(np.float32(scale).tolist())
+    exact = crop_matrix(*centre_and_scale(box, (256, 192)), (256, 192))
+    got = crop_matrix(centre, scale, (256, 192), "hf")
+    assert 0 < np.abs(got - exact).max() < 1e-4
+    forward = np.linalg.inv(np.vstack([got, (0, 0, 1)]))  # from the picture to the crop: this one is in float32
+    assert np.abs(forward - forward.astype(np.float32)).max() < 1e-11
+    assert np.abs(np.linalg.inv(np.vstack([exact, (0, 0, 1)])) - forward).max() > 1e-9
+
+
+def test_easy_cuts_whole_pixels_pads_and_stands_at_half_pixels():
+    """Columns 20 to 101, rows 0 to 174: 81 wide, 174 high, so padded to 130 wide with 24 of black on the left."""
+    c = crop(NOISE, (30.5, -4.2, 60.4, 168.3), mode="easy")
+    assert c.scale == (130, 174) and c.centre == (20 - 24 + 65, 0 + 87)
+    assert np.allclose(c.to_picture((-0.5, -0.5)), (20 - 24 - 0.5, -0.5), atol=1e-12)
+    assert np.allclose(c.to_picture((191.5, 255.5)), (20 - 24 + 129.5, 173.5), atol=1e-12)
+    assert c.pixels[:, :35].max() == 0 and c.pixels[:, 38].max() > 0  # 24 of 130 columns are 35.4 of 192
+    wide = crop(NOISE, (20, 100, 111, 30), mode="easy")
+    assert wide.scale == (131, 174) and wide.centre == (10 + 65, 90 - 62 + 87)  # odd: the centre is 65, not 65.5
+
+
+def test_easy_at_its_own_size_is_the_picture():
+    """A picture of 192 x 256 in its own box: nothing is padded, nothing is scaled."""
+    picture = RNG.integers(0, 256, (256, 192, 3), dtype=np.uint8)
+    assert np.array_equal(crop(picture, (3, 5, 183, 243), mode="easy").pixels, picture)
+
+
+@pytest.mark.parametrize("mode", ["udp", "plain", "easy"])
+def test_a_rotation_turns_about_the_centre(mode):
+    args = (50, 60), (75, 100), (256, 192), mode
+    straight, turned = crop_matrix(*args), crop_matrix(*args, rotation=30)
+    middle = np.linalg.solve(straight[:, :2], (50, 60) - straight[:, 2])  # the crop's pixel at the centre
+    assert np.allclose(turned @ (*middle, 1), (50, 60), atol=1e-9)
+    down = turned @ (*(middle + (0, 40)), 1) - (50, 60)  # a point below the centre goes to the right: anticlockwise
+    length = 40 * straight[1, 1]
+    assert np.allclose(down, (length * np.sin(np.pi / 6), length * np.cos(np.pi / 6)), atol=1e-9)
+
+
+def test_hf_turns_as_udp_does():
+    args = (50, 60), (75, 100), (256, 192)
+    assert np.allclose(crop_matrix(*args, "hf", 30), crop_matrix(*args, "udp", 30), atol=1e-4)
+
+
+def test_an_unknown_mode_is_named():
+    with pytest.raises(ValueError, match="expected one of udp, plain, hf, easy, found 'cv2'"):
+        crop(NOISE, (0, 0, 9, 9), mode="cv2")
 
 
 def test_whole_picture():
@@ -147,6 +207,7 @@ def test_good_boxes(box):
         ((np.iinfo(np.int64).min, 2, 3, 4), "units"),
         ((1, 2, 0, 4), "above 0"),
         ((1, 2, 3, -4), "above 0"),
+        ((1, 2, 3, 1e-9), "at least 1e-06 pixels"),
         ((200, 0, 5, 5), "200 wide and 300 high"),
         ((0, 300, 5, 5), "200 wide and 300 high"),
         ((-5, 0, 5, 5), "200 wide and 300 high"),

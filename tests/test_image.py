@@ -2,7 +2,9 @@
 
 import os
 import pickle
+import struct
 import zipfile
+import zlib
 
 import numpy as np
 import pytest
@@ -203,6 +205,17 @@ def test_a_decompression_bomb(tmp_path, monkeypatch):
     assert read_image(path).shape == (40, 50, 3)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)  # above twice that it refuses
     assert "too many to be safe" in refusal(path)
+
+
+def test_a_picture_of_20000_by_20000_pixels_is_refused_in_one_line(tmp_path):
+    """Above Pillow's limit of 179 million. As an array, such a picture can be used: only what is in the box is read."""
+    header = struct.pack(">II5B", 20_000, 20_000, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(bytes(60_001))), (b"IEND", b"")]
+    with open(tmp_path / "a.png", "wb") as file:
+        file.write(b"\x89PNG\r\n\x1a\n")
+        for name, data in chunks:
+            file.write(struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)))
+    assert "it claims more than 179 million pixels" in refusal(tmp_path / "a.png")
 
 
 def test_not_a_path():

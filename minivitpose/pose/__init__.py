@@ -2,7 +2,7 @@
 
 from minivitpose.pose.crop import BoxError, Crop, check_box, crop, network_input, whole_picture
 from minivitpose.pose.decode import cells_to_crop, decode_argmax
-from minivitpose.pose.estimate import Pose, estimate
+from minivitpose.pose.estimate import Pose, PoseError, estimate, estimate_each
 from minivitpose.pose.image import ImageError, as_image, read_image
 from minivitpose.pose.skeletons import COCO, Skeleton, skeleton_for
 
@@ -12,6 +12,7 @@ __all__ = [
     "Crop",
     "ImageError",
     "Pose",
+    "PoseError",
     "Skeleton",
     "as_image",
     "cells_to_crop",
@@ -19,6 +20,7 @@ __all__ = [
     "crop",
     "decode_argmax",
     "estimate",
+    "estimate_each",
     "network_input",
     "read_image",
     "skeleton_for",

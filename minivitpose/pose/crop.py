@@ -1,20 +1,26 @@
 """From a person's box to the network's input: cut out, scale, normalise; and the way back to the picture.
 
-A pixel is a point: the picture's corner pixels are the points (0, 0) and (w - 1, h - 1). The crop takes a rectangle of
-the picture whose corners become the crop's corner pixels, W - 1 and H - 1 apart. Huang et al. 2020 call this unbiased
-(UDP), and ViTPose was trained with it.
+The programs that run ViTPose cut in four ways (MODES). In "udp", which ViTPose was trained with, a pixel is a point
+and the rectangle's corners become the crop's corner pixels, W - 1 and H - 1 apart: Huang et al. 2020 call it unbiased.
+``docs/pipelines.md`` tells how the others differ, and by how much.
 """
 
+import math
+import sys
 from dataclasses import dataclass
 
 import numpy as np
 
 from minivitpose.pose.image import as_image
+from minivitpose.pose.warp import warp
 
+MODES = ("udp", "plain", "hf", "easy")
 PADDING = 1.25  # the crop is this much wider and higher than the person's box
+EASY_MARGIN = 10  # pixels; easy_ViTPose adds this on each side instead
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)  # of ImageNet's pixels, RGB, 0 to 1: the pretraining had it
 STD = np.array([0.229, 0.224, 0.225], np.float32)
 FAR = 1e7  # pixels; a box that reaches further is no box in this picture
+TINY = 1e-6  # pixels; nor is a smaller one, and float32 would lose it
 
 
 class BoxError(ValueError):
@@ -26,81 +32,132 @@ class Crop:
     """A rectangle of a picture, scaled to the network's size.
 
     pixels (H, W, 3) uint8 RGB; box (x, y, w, h) of the person; centre (x, y) and scale (width, height) of the rectangle
-    that was cut out. The last three are in pixels of the picture.
+    that was cut out; mode, how it was cut. Box, centre and scale are in pixels of the picture.
     """
 
     pixels: np.ndarray
     box: tuple
     centre: tuple
     scale: tuple
+    mode: str = "udp"
+
+    @property
+    def matrix(self):
+        """Crop pixel -> picture pixel, (2, 3) float64."""
+        return crop_matrix(self.centre, self.scale, self.pixels.shape[:2], self.mode)
 
     def to_picture(self, xy):
         """Points of the crop -> points of the picture. (..., 2) x, y in pixels -> (..., 2) float64."""
-        corner, step = grid(self.centre, self.scale, self.pixels.shape[:2])
-        return np.asarray(xy, np.float64) * step + corner
+        return np.asarray(xy, np.float64) @ self.matrix[:, :2].T + self.matrix[:, 2]
 
     def from_picture(self, xy):
         """Points of the picture -> points of the crop: the inverse of to_picture."""
-        corner, step = grid(self.centre, self.scale, self.pixels.shape[:2])
-        return (np.asarray(xy, np.float64) - corner) / step
+        return (np.asarray(xy, np.float64) - self.matrix[:, 2]) @ np.linalg.inv(self.matrix[:, :2]).T
 
 
-def crop(image, box, size=(256, 192)):
+def crop(image, box, size=(256, 192), mode="udp"):
     """Cut a person out of a picture and scale it to the network's size.
 
     image (H, W, 3) uint8 RGB; box (x, y, w, h) in pixels, may reach beyond the picture; size (height, width) -> Crop.
-    What lies outside the picture is black. Raises ImageError, BoxError. Source: TopDownAffine with use_udp in ViTPose.
+    What lies outside the picture is black. Modes: "udp" (official COCO and MPII, mmpose 1.x), "plain" (the other
+    official datasets), "hf" (transformers), "easy" (easy_ViTPose). Raises ImageError, BoxError, ValueError for another
+    mode.
     """
     image = as_image(image)
     box = check_box(box, image)
-    centre, scale = centre_and_scale(box, size)
-    corner, step = grid(centre, scale, size)
-    rows = corner[1] + step[1] * np.arange(size[0])  # where each row and column of the crop lies in the picture
-    columns = corner[0] + step[0] * np.arange(size[1])
-    return Crop(warp(image, rows, columns), box, centre, scale)
+    if mode == "easy":
+        return easy_crop(image, box, size)
+    centre, scale = centre_and_scale(box, size, mode)
+    pixels = loaded_warp()(image, crop_matrix(centre, scale, size, mode), size, hard=mode == "hf")
+    return Crop(pixels, box, centre, scale, mode)
 
 
-def centre_and_scale(box, size):
+def loaded_warp():
+    """The compiled warp if Numba is loaded, else that in NumPy: same bytes, and nobody waits for Numba for one crop."""
+    if "numba" not in sys.modules:
+        return warp
+    from minivitpose.pose import warp_kernel
+
+    return warp_kernel.warp
+
+
+def check_mode(mode, known):
+    """ValueError that lists the modes there are."""
+    if mode not in known:
+        raise ValueError(f"mode: expected one of {', '.join(known)}, found {mode!r}")
+
+
+def centre_and_scale(box, size, mode="udp"):
     """The rectangle to cut out: the box, enlarged to the crop's shape and then by PADDING about its centre.
 
-    box (x, y, w, h), size (height, width) -> centre (x, y), scale (width, height), all in pixels of the picture.
+    box (x, y, w, h), size (height, width) -> centre (x, y), scale (width, height), all in pixels of the picture. In
+    mode "hf" rounded to float32 where transformers does, the scale in units of 200 pixels.
     """
     x, y, w, h = box
     aspect = size[1] / size[0]
     width, height = max(w, h * aspect), max(h, w / aspect)
-    return (x + w / 2, y + h / 2), (width * PADDING, height * PADDING)
+    centre, scale = (x + w / 2, y + h / 2), (width * PADDING, height * PADDING)
+    if mode == "hf":
+        centre = np.float32(centre).tolist()
+        scale = (np.float32([width / 200, height / 200]) * np.float32(PADDING) * np.float32(200)).tolist()
+    return tuple(centre), tuple(scale)
 
 
-def grid(centre, scale, size):
-    """Where the crop's pixel (0, 0) lies in the picture, and how far apart its pixels lie: two float64 pairs x, y."""
-    corner = np.subtract(centre, np.divide(scale, 2))
-    return corner, np.divide(scale, (size[1] - 1, size[0] - 1))
+def crop_matrix(centre, scale, size, mode="udp", rotation=0.0):
+    """The affine map of a crop: crop pixel (u, v, 1) -> picture pixel (x, y), (2, 3) float64.
 
-
-def warp(image, rows, columns):
-    """The picture at points between its pixels, each the mean of its four neighbours weighted by nearness (bilinear).
-
-    image (H, W, 3) uint8, rows (m,) and columns (n,) in pixels -> (m, n, 3) uint8, rounded. Beyond the border lies
-    black, and the last pixel fades into it over one pixel, as in cv2.warpAffine with a constant border of 0.
+    centre (x, y) and scale (width, height) of the rectangle in picture pixels; size (height, width) of the crop;
+    rotation in degrees turns the rectangle about its centre, anticlockwise as one sees it, so that the person in the
+    crop turns clockwise. Sources: get_warp_matrix ("udp", "hf") and get_affine_transform ("plain") of ViTPose,
+    cv2.resize after pad_image ("easy"). The official functions differ in the sign of the rotation; this is UDP's.
     """
-    above, below = neighbours(rows, image.shape[0])
-    left, right = neighbours(columns, image.shape[1])
-    pixels = np.zeros((len(rows), len(columns), 3), np.float32)
-    for i, down in (above, below):
-        for j, across in (left, right):
-            pixels += image[np.ix_(i, j)] * (down[:, None, None] * across[:, None])
-    return np.rint(pixels).astype(np.uint8)
+    check_mode(mode, MODES)
+    size, centre, scale = np.array(size[::-1], np.float64), np.asarray(centre), np.asarray(scale)
+    angle = math.radians(rotation)
+    turn = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
+    if mode == "hf":
+        return inverse_of_float32(centre, scale, size, turn.T)
+    if mode == "udp":  # corner to corner pixel
+        step, to_centre = scale / (size - 1), scale / 2
+    elif mode == "plain":  # edge to edge, by the width alone; yet pixel u stands at u, not at u + 1/2
+        step = np.repeat(scale[0] / size[0], 2)
+        to_centre = step * size / 2
+    else:  # edge to edge, pixel u stands at u + 1/2; the centre is the integer half of the size
+        step = scale / size
+        to_centre = scale // 2 + 0.5 - step / 2
+    return np.column_stack([turn * step, centre - turn @ to_centre])
 
 
-def neighbours(positions, n):
-    """For points on a line of n pixels: (index, weight) of the pixel before and of the pixel after each point.
+def inverse_of_float32(centre, scale, size, turn):
+    """The map of "udp", by way of the map from picture to crop in float32, as transformers computes it.
 
-    positions (m,) float64 -> two pairs of (m,) arrays; a pixel outside 0 .. n - 1 weighs nothing.
+    At the border one rounding decides between a pixel and black, so it must be the same one.
     """
-    before = np.clip(np.floor(positions), -2, n).astype(np.intp)
-    share = positions - np.floor(positions)
-    pairs = (before, 1 - share), (before + 1, share)
-    return [(i.clip(0, n - 1), np.where((i >= 0) & (i < n), w, 0).astype(np.float32)) for i, w in pairs]
+    centre, scale, turn = np.float32(centre), np.float32(scale), np.float32(turn)
+    step = (size - 1) / scale
+    forward = np.column_stack([turn * step[:, None], step * (scale / 2 - turn @ centre)]).astype(np.float32)
+    return np.linalg.inv(np.vstack([forward, [0, 0, 1]]))[:2]
+
+
+def easy_crop(image, box, size):
+    """The crop of easy_ViTPose: whole pixels, 10 more on each side, clipped to the picture, padded with black, resized.
+
+    The centre is the integer half of the padded size, so that a decoder with (w - 1) in its map gives the numbers of
+    easy_ViTPose, its half-pixel shifts included. Source: pad_image and VitInference.inference there.
+    """
+    x, y, w, h = box
+    height, width = image.shape[:2]
+    left, right = np.clip(np.rint((x, x + w)).astype(int) + (-EASY_MARGIN, EASY_MARGIN), 0, width).tolist()
+    top, bottom = np.clip(np.rint((y, y + h)).astype(int) + (-EASY_MARGIN, EASY_MARGIN), 0, height).tolist()
+    w, h, aspect = right - left, bottom - top, size[1] / size[0]
+    padded_w, padded_h = (max(int(aspect * h), w), h) if w / h < aspect else (w, max(int(w / aspect), h))
+    pad_x, pad_y = (padded_w - w) // 2, (padded_h - h) // 2
+    scale = float(padded_w), float(padded_h)
+    centre = float(left - pad_x + padded_w // 2), float(top - pad_y + padded_h // 2)
+    matrix = crop_matrix(np.subtract(centre, (left, top)), scale, size, "easy")
+    limits = -pad_x, -pad_y, padded_w - pad_x - 1, padded_h - pad_y - 1
+    pixels = loaded_warp()(image[top:bottom, left:right], matrix, size, limits=limits)
+    return Crop(pixels, box, centre, scale, "easy")
 
 
 def network_input(crop):
@@ -125,6 +182,10 @@ def check_box(box, image, name="box"):
     if w <= 0 or h <= 0:
         corners = f"; if these are two corners, give ({x:g}, {y:g}, {w - x:g}, {h - y:g})" if w > x and h > y else ""
         raise BoxError(f"{name}: width and height must be above 0, found {w:g} and {h:g}; a box is x, y, w, h{corners}")
+    if min(w, h) < TINY:
+        raise BoxError(
+            f"{name}: width and height must be at least {TINY:g} pixels, found {w:g}, {h:g}; check its units"
+        )
     height, width = image.shape[:2]
     if x >= width or y >= height or x + w <= 0 or y + h <= 0:
         raise BoxError(f"{name}: wholly outside the picture, which is {width} wide and {height} high; check its units")
