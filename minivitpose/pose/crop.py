@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from minivitpose.pose.image import as_image
-from minivitpose.pose.warp import warp
+from minivitpose.pose.warp import resize, warp
 
 MODES = ("udp", "plain", "hf", "easy")
 PADDING = 1.25  # the crop is this much wider and higher than the person's box
@@ -154,9 +154,8 @@ def easy_crop(image, box, size):
     pad_x, pad_y = (padded_w - w) // 2, (padded_h - h) // 2
     scale = float(padded_w), float(padded_h)
     centre = float(left - pad_x + padded_w // 2), float(top - pad_y + padded_h // 2)
-    matrix = crop_matrix(np.subtract(centre, (left, top)), scale, size, "easy")
-    limits = -pad_x, -pad_y, padded_w - pad_x - 1, padded_h - pad_y - 1
-    pixels = loaded_warp()(image[top:bottom, left:right], matrix, size, limits=limits)
+    margins = pad_x, pad_y, padded_w - w - pad_x, padded_h - h - pad_y
+    pixels = resize(image[top:bottom, left:right], margins, size)
     return Crop(pixels, box, centre, scale, "easy")
 
 

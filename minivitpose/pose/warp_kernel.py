@@ -10,18 +10,15 @@ from numba import njit
 
 from minivitpose.kernels.jit import options
 
-EVERYWHERE = (-math.inf, -math.inf, math.inf, math.inf)
-
 
 @njit(**options | {"parallel": False, "nogil": True})
-def warp_each(image, matrix, hard, limits, pixels):
+def warp_each(image, matrix, hard, pixels):
     """Every crop pixel: its place in the picture, the four pixels around it, their mean by nearness, rounded."""
     height, width, _ = image.shape
-    left, top, right, bottom = limits
     for v in range(pixels.shape[0]):
         for u in range(pixels.shape[1]):
-            x = min(max(matrix[0, 2] + matrix[0, 1] * v + matrix[0, 0] * u, left), right)
-            y = min(max(matrix[1, 2] + matrix[1, 1] * v + matrix[1, 0] * u, top), bottom)
+            x = matrix[0, 2] + matrix[0, 1] * v + matrix[0, 0] * u
+            y = matrix[1, 2] + matrix[1, 1] * v + matrix[1, 0] * u
             outside = x <= -1 or y <= -1 or x >= width or y >= height
             if outside or (hard and (x < 0 or y < 0 or x > width - 1 or y > height - 1)):
                 pixels[v, u] = 0
@@ -37,11 +34,10 @@ def warp_each(image, matrix, hard, limits, pixels):
                 pixels[v, u, c] = int(mean + 0.5)
 
 
-def warp(image, matrix, size, hard=False, limits=None):
+def warp(image, matrix, size, hard=False):
     """As ``warp.warp``: image (H, W, 3) uint8, matrix (2, 3), size (height, width) -> (height, width, 3) uint8."""
     image = image.view()
     image.flags.writeable = False  # one compilation for pictures that may be written to and for those that may not
     pixels = np.empty((*size, 3), np.uint8)
-    limits = tuple(float(value) for value in limits or EVERYWHERE)
-    warp_each(image, np.ascontiguousarray(matrix, np.float64), bool(hard), limits, pixels)
+    warp_each(image, np.ascontiguousarray(matrix, np.float64), bool(hard), pixels)
     return pixels
