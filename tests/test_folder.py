@@ -135,6 +135,7 @@ def test_a_bad_config_is_one_clear_line(case, tmp_path):
         ({"image_size": 64}, "image_size (64, 64) with stride 16 has 4 x 4 patches"),
         ({"patch_size": [16, 8]}, "patch_size does not go with the weights beside it (expected 16, found 8)"),
         ({"hidden_size": 25}, "hidden_size does not go with the weights"),
+        ({"num_hidden_layers": 3}, "num_hidden_layers does not go with the weights beside it (expected 12, found 3)"),
         ({"hidden_act": "relu"}, "hidden_act is not supported (expected 'gelu', found 'relu')"),
         ({"num_channels": 1}, "num_channels is not supported"),
     ],

@@ -262,6 +262,23 @@ def test_the_eps_of_the_config_is_used_where_it_matters(tmp_path, eps):
         assert np.abs(wrong - cache["keypoint_head.final_layer"]).max() > 1e-3 * np.abs(wrong).max()
 
 
+def test_what_a_config_leaves_out_is_as_transformers_has_it(tmp_path):
+    """The files on the hub hold only what differs from the defaults: no eps, no image size, no 12 heads."""
+    module = transformers_model({"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 12}, True)
+    module.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    entries = json.loads(path.read_text())
+    entries["backbone_config"] = {"hidden_size": 48, "num_hidden_layers": 2, "out_indices": [2], "part_features": 0}
+    path.write_text(json.dumps(entries))
+    model = mvp.load(tmp_path, "numpy", dtype="float64")
+    assert (model.config.eps, model.config.num_heads, model.config.image_size) == (1e-12, 12, (256, 192))
+    images = images_for(module).astype(np.float64)
+    expected = run(module.double(), images)
+    assert np.abs(model(images) - expected).max() <= 1e-11 * np.abs(expected).max()
+    path.unlink()
+    assert mvp.load(tmp_path, "numpy", num_heads=12).config.eps == 1e-12
+
+
 # -------------------------------------------------------------------------------------------------------------- experts
 
 

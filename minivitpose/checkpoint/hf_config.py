@@ -49,6 +49,10 @@ def check_options(entries, shapes):
     if channels is not None:
         agrees(backbone, "hidden_size", whole_number(backbone, "hidden_size", 768), channels)
         agrees(backbone, "patch_size", size(backbone, "patch_size", 16)[1], patch)
+        blocks = [int(name.split(".")[2]) for name in shapes if name.startswith("backbone.blocks.")]
+        agrees(
+            backbone, "num_hidden_layers", whole_number(backbone, "num_hidden_layers", 12), 1 + max(blocks, default=0)
+        )
         if channels % heads:
             raise CheckpointError(
                 "num_attention_heads must divide the channels", expected=str(channels), found=f"{heads}"
@@ -148,7 +152,7 @@ def check_standard(config):
     }
     if broken := [rule for rule, holds in rules.items() if not holds]:
         raise ConfigError(
-            f"transformers has no such ViTPose: it has {broken[0]}; write a single file instead of a folder"
+            f"transformers has no such ViTPose: its own have {broken[0]}; write a single file instead of a folder"
         )
 
 
