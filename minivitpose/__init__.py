@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 from minivitpose.checkpoint import CheckpointError, read_state_dict
 from minivitpose.compare import compare
 from minivitpose.model import ViTPose, load
-from minivitpose.pose import estimate
+from minivitpose.pose import estimate, estimate_each
 from minivitpose.recording import load_reference, save_reference
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "ViTPose",
     "compare",
     "estimate",
+    "estimate_each",
     "load",
     "load_reference",
     "read_state_dict",

@@ -1,10 +1,9 @@
-"""Figures: poses drawn on a picture, and the network's inside at a glance.
+"""Figures: the network's inside at a glance.
 
 Each function returns a matplotlib Figure and leaves matplotlib's settings alone: no pyplot, no window, any machine.
 Colours are safe for the colour-blind: left blue with round joints, right orange with square ones; maps in viridis.
 """
 
-import math
 import os
 
 import numpy as np
@@ -14,12 +13,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import Normal, Stroke
 
+from minivitpose.draw import draw_poses
 from minivitpose.pose.crop import MEAN
 from minivitpose.pose.decode import cells_to_crop
-from minivitpose.pose.image import as_image
-from minivitpose.pose.skeletons import LEFT, RIGHT, SIDES
+from minivitpose.pose.skeletons import LEFT, RIGHT
 
-PERSON = ("#F0E442", "#CC79A7", "#009E73", "#D55E00", "#0072B2")  # Okabe and Ito, without the two of the sides
 INK, GREY, DARK, UNSEEN = "#1A1A1A", "#5F6368", "#14181F", "#D55E00"
 MAP = colormaps["viridis"]
 PATCH, OFFSET = 16, 2  # the patches are 16 pixels wide and the first starts at pixel -2, in the padding
@@ -50,22 +48,7 @@ def save(figure, path):
     figure.savefig(path, dpi=figure.dpi, bbox_inches=figure.bbox_inches, facecolor="white", **extra.get(kind, {}))
 
 
-# ------------------------------------------------------------------------------------------------ poses on a picture
-
-
-def draw_poses(image, poses, skeleton, threshold=None):
-    """The picture at its full size with everybody's limbs, joints and box: one figure pixel a picture pixel.
-
-    image (H, W, 3) uint8, poses a list of Pose, skeleton a Skeleton with as many keypoints; joints with a score below
-    ``threshold``, and limbs that end there, are left out; None draws all -> Figure. Save it with ``save``.
-    """
-    height, width = as_image(image).shape[:2]
-    figure = new_figure(width, height, dpi=72)  # at 72 dots an inch, matplotlib's points are pixels
-    axes = figure.add_axes((0, 0, 1, 1))
-    show_picture(axes, image)
-    for i, pose in enumerate(poses):
-        draw_pose(axes, pose, skeleton, threshold, stroke_width(image, pose), PERSON[i % len(PERSON)])
-    return figure
+# ------------------------------------------------------------------------------------------------------ small parts
 
 
 def show_picture(axes, image):
@@ -79,35 +62,6 @@ def show_pixels(axes, pixels, extent, **style):
     axes.imshow(pixels, extent=extent, origin="upper", aspect="equal", **{"interpolation": "antialiased", **style})
     axes.set(xlim=extent[:2], ylim=extent[2:], anchor="NW")
     axes.set_axis_off()
-
-
-def stroke_width(image, pose):
-    """The width of a limb in pixels: it goes with the person's size, within limits that go with the picture's."""
-    diagonal = math.hypot(*image.shape[:2])
-    person = math.hypot(*pose.box[2:])
-    return float(np.clip(0.011 * person, max(1.2, 0.0015 * diagonal), 0.008 * diagonal))
-
-
-def draw_pose(axes, pose, skeleton, threshold, stroke, colour):
-    """One person: the box, limbs with a dark outline, joints on top. ``stroke`` in points."""
-    if len(pose.keypoints) != len(skeleton.keypoints):
-        found, expected = len(pose.keypoints), len(skeleton.keypoints)
-        raise ValueError(f"pose: found {found} keypoints, expected {expected} as in skeleton {skeleton.name!r}")
-    x, y, w, h = pose.box
-    box = Rectangle((x, y), w, h, fill=False, edgecolor=colour, linewidth=0.3 * stroke, zorder=2)
-    box.set_path_effects(outline(0.3 * stroke))
-    axes.add_patch(box)
-    seen = np.ones(len(pose.scores), bool) if threshold is None else pose.scores >= threshold
-    for (a, b), rgb in zip(skeleton.links, skeleton.link_colours, strict=True):
-        if seen[a] and seen[b]:
-            xy = pose.keypoints[[a, b]]
-            (line,) = axes.plot(*xy.T, color=hexed(rgb), linewidth=stroke, solid_capstyle="round", zorder=3)
-            line.set_path_effects(outline(stroke))
-    for side, marker in (("middle", "o"), ("left", "o"), ("right", "s")):
-        chosen = [i for i, s in enumerate(skeleton.sides) if s == side and seen[i]]
-        edge = {"markeredgecolor": DARK, "markeredgewidth": 0.45 * stroke}
-        x, y = pose.keypoints[chosen].T
-        axes.plot(x, y, marker, color=hexed(SIDES[side]), markersize=2.1 * stroke, zorder=4, **edge)
 
 
 def outline(stroke):
@@ -294,13 +248,13 @@ def show_heatmaps(axes, crop, heatmaps):
 
 
 def show_result(axes, image, crop, pose, skeleton):
-    show_picture(axes, image)
+    across = axes.get_position().width * axes.figure.get_size_inches()[0] * axes.figure.dpi  # the panel, in pixels
+    show_picture(axes, draw_poses(image, [pose], skeleton, stroke=4 * image.shape[1] / across))
     height, width = crop.pixels.shape[:2]
     corner, end = crop.to_picture([(0, 0), (width - 1, height - 1)])
     frame = Rectangle(corner, *(end - corner), fill=False, edgecolor="white", linewidth=1, linestyle="--")
     frame.set_path_effects(outline(1))
     axes.add_patch(frame)
-    draw_pose(axes, pose, skeleton, None, 3.0, PERSON[0])
     say(axes, "5  Keypoints", "the peaks, back in the picture")
     for right, sign, colour, words in ((0, "●", LEFT, "left"), (52, "■", RIGHT, "right;  dashed: the crop")):
         put(axes, 0, -14, sign, right, fontsize=11, color=hexed(colour), ha="left", path_effects=outline(0.6))

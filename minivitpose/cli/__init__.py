@@ -5,10 +5,10 @@ import os
 import sys
 
 from minivitpose import __version__
-from minivitpose.cli import bench, convert, demo, inspect, predict, record
+from minivitpose.cli import bench, convert, demo, evaluate, inspect, predict, record
 from minivitpose.cli.options import UsageError
 
-COMMANDS = (demo, predict, inspect, record, convert, bench)  # in the order of --help
+COMMANDS = (demo, predict, evaluate, inspect, record, convert, bench)  # in the order of --help
 
 
 def main(arguments=None):
@@ -16,13 +16,15 @@ def main(arguments=None):
     from minivitpose.bench import BenchError
     from minivitpose.checkpoint import CheckpointError
     from minivitpose.config import ConfigError
-    from minivitpose.pose import BoxError, ImageError
+    from minivitpose.pose import BoxError, ImageError, PoseError
+    from minivitpose.pose.coco_fields import CocoError
     from minivitpose.recording import RecordingError
 
+    of_input = (CheckpointError, ConfigError, ImageError, BoxError, PoseError, CocoError, RecordingError, BenchError)
     options = parser().parse_args(arguments)
     try:
         return options.run(options)
-    except (CheckpointError, ConfigError, ImageError, BoxError, RecordingError, BenchError, UsageError) as error:
+    except (*of_input, UsageError) as error:
         return complain(error)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `| head` has seen enough
