@@ -3,6 +3,7 @@
 import argparse
 import json
 import re
+import shlex
 import subprocess
 import sys
 from importlib.resources import files
@@ -262,9 +263,9 @@ def test_help_shows_an_example(command, capsys):
         main([command, "--help"])
     assert exit.value.code == 0
     out = " ".join(capsys.readouterr().out.split())
-    assert f"example: {EXAMPLES[command]}" in out
-    # the example is one that the command understands
-    parser().parse_args(EXAMPLES[command].split()[1:])
+    for line in EXAMPLES[command].splitlines():
+        assert f"example: {line}" in out
+        parser().parse_args(shlex.split(line)[1:])  # the example is one that the command understands
 
 
 def test_version(capsys):

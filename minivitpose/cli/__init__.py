@@ -52,9 +52,8 @@ def parser():
 
     def command(name, run, text, example):
         whole_lines = argparse.RawDescriptionHelpFormatter  # an example broken in two cannot be copied
-        p = commands.add_parser(
-            name, help=text, description=text, epilog=f"example: {example}", formatter_class=whole_lines
-        )
+        examples = "\n".join(f"example: {line}" for line in example.splitlines())
+        p = commands.add_parser(name, help=text, description=text, epilog=examples, formatter_class=whole_lines)
         p.set_defaults(run=run)
         return p
 

@@ -5,7 +5,9 @@ from pathlib import Path
 
 from minivitpose.cli.options import WEIGHTS, UsageError, add_model, check_folder, load_model, positive, say
 
-EXAMPLE = "minivitpose convert vitpose-b-coco.pth vitpose-b-coco.onnx"
+EXAMPLE = """minivitpose convert vitpose-b-coco.pth vitpose-b-coco.onnx
+minivitpose convert vitpose-b-coco.pth for-transformers/ --naming hf
+minivitpose convert vitpose+_base.pth six-models/ --split"""
 NAMINGS = ("official", "easy", "mmpose", "hf")
 KINDS = (".onnx", ".safetensors", ".npz")
 

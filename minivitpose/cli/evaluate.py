@@ -6,9 +6,8 @@ from pathlib import Path
 
 from minivitpose.cli.options import UsageError, add_engine, add_weights, check_folder, load_model, positive, say
 
-EXAMPLE = (
-    "minivitpose evaluate --weights vitpose-b-coco.pth --images val2017 --annotations person_keypoints_val2017.json"
-)
+EXAMPLE = """minivitpose evaluate --weights vitpose-b-coco.pth --images val2017 --annotations val2017.json
+minivitpose evaluate --results results.json --annotations val2017.json"""
 BOX_AREA = ("aic", "crowdpose")  # sets without areas: ViTPose evaluates them with use_area=False
 SHOWN = 5  # broken pictures that are named one by one
 

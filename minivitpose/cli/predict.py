@@ -7,7 +7,8 @@ from minivitpose.cli.options import UsageError, add_box, add_engine, add_weights
 from minivitpose.cli.predict_many import run_many
 from minivitpose.cli.results import FORMATS, about, coco, draw, easy, make_entry, named_single, skeleton_of, write
 
-EXAMPLE = "minivitpose predict photo.jpg --weights vitpose-b-coco.pth --box 120 40 200 420 --out results"
+EXAMPLE = """minivitpose predict photo.jpg --weights vitpose-b-coco.pth --box 120 40 200 420 --out results
+minivitpose predict photos 'more/*.jpg' --weights hf:usyd-community/vitpose-base --boxes detections.json --flip"""
 PIPELINES = ("udp", "plain", "mmpose", "hf", "easy")  # those of pose.pipelines, here without importing it
 NOTES = """
 One picture writes NAME-keypoints.json and the drawn NAME-keypoints.jpg (.png for a PNG), and prints the keypoints.
