@@ -543,7 +543,7 @@ def test_letting_go_of_what_is_not_mapped_changes_nothing():
 def test_every_changed_source_makes_another_stamp(tmp_path):
     """Numba's cache on disk is renewed when any file changes that a pass is compiled from."""
     kernels = Path(forward.__file__).parent.parent
-    sources = [path.relative_to(kernels) for path in [*kernels.glob("*.py"), *kernels.glob("fused/*.py")]]
+    sources = [path.relative_to(kernels) for path in kernels.rglob("*.py")]
     assert {Path("simd.py"), Path("micro_kernel.py"), Path("gemm.py"), Path("fused/attention.py")} <= set(sources)
     for source in sources:
         (tmp_path / source).parent.mkdir(exist_ok=True)

@@ -70,7 +70,7 @@ def simple(counters, t, threads, w, s, b, heatmaps):
 
 def source_stamp(kernels=Path(__file__).parent.parent):
     """A hash of every file that the passes are compiled from."""
-    sources = sorted([*kernels.glob("*.py"), *kernels.glob("fused/*.py")])
+    sources = sorted(kernels.rglob("*.py"))
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
 
 

@@ -1,0 +1,100 @@
+"""dL/dW = grad^T x near the speed of the CPU's multipliers, and weights packed for products either way.
+
+Each task owns a rectangle of dL/dW and runs over all rows of grad and x itself, BLOCK at a time, so that no sum is
+split between threads.
+"""
+
+import numba
+import numpy as np
+
+from minivitpose.kernels.crew import cuts, first_task, next_task, wait
+from minivitpose.kernels.gemm import BLOCK
+from minivitpose.kernels.gradients.tiles import tile_transposed
+from minivitpose.kernels.micro_kernel import COLUMNS, ROWS
+from minivitpose.kernels.simd import LANES, load, splat, store, transpose
+
+TALL = 32  # tiles that pass over a block of x together: their sums, 48 KiB, stay in the second-level cache
+WORK = BLOCK + TALL * ROWS  # rows of a thread's workspace: a block of x and the sums
+
+
+@numba.njit
+def pack_forward(counters, step, weight, panels):
+    """weight (N, K) -> panels (P K, COLUMNS) for x @ weight^T, as gemm.pack. K a multiple of LANES."""
+    N, K = weight.shape
+    tasks = -(-N // COLUMNS)
+    task = first_task(counters, step)
+    while task < tasks:
+        for j in range(0, COLUMNS, LANES):
+            n = task * COLUMNS + j
+            for k in range(0, K, LANES):
+                if n + LANES <= N:
+                    transpose(panels, task * K + k, j, weight, n, k)
+                else:
+                    for i in range(LANES):
+                        for u in range(LANES):
+                            panels[task * K + k + u, j + i] = weight[n + i, k + u] if n + i < N else 0
+        task = next_task(counters, step)
+    wait(counters, step, tasks)
+
+
+@numba.njit
+def pack_backward(counters, step, weight, panels):
+    """weight (N, K) -> panels (P N, COLUMNS) for grad @ weight. K a multiple of LANES."""
+    N, K = weight.shape
+    tasks = -(-K // COLUMNS)
+    task = first_task(counters, step)
+    while task < tasks:
+        for n in range(N):
+            for j in range(0, COLUMNS, LANES):
+                k = task * COLUMNS + j
+                store(panels, task * N + n, j, load(weight, n, k) if k < K else splat(np.float32(0)))
+        task = next_task(counters, step)
+    wait(counters, step, tasks)
+
+
+@numba.njit
+def column_sums(counters, step, x, sums, work):
+    """sums (n,) float64 += the sums of the first n columns of x (M, >= n rounded up to COLUMNS)."""
+    (n,), M = sums.shape, x.shape[0]
+    tasks = -(-n // COLUMNS)
+    task = first_task(counters, step)
+    while task < tasks:
+        first = task * COLUMNS
+        for m0 in range(0, M, BLOCK):
+            for j in range(0, COLUMNS, LANES):
+                total = splat(np.float32(0))
+                for m in range(m0, min(m0 + BLOCK, M)):
+                    total = total + load(x, m, first + j)
+                store(work, 0, j, total)
+            for j in range(min(COLUMNS, n - first)):
+                sums[first + j] += np.float64(work[0, j])
+        task = next_task(counters, step)
+    wait(counters, step, tasks)
+
+
+@numba.njit
+def weight_gradient(counters, step, threads, grad, x, add, weight, work):
+    """weight (N, K) = grad^T x, or += if ``add``.
+
+    grad (M, >= N), x (M, >= K), K a multiple of LANES; work (WORK, COLUMNS) the thread's own.
+    """
+    (N, K), M = weight.shape, grad.shape[0]
+    count, tiles = -(-K // COLUMNS), -(-N // ROWS)
+    parts = cuts(count, tiles, TALL, threads)
+    task = first_task(counters, step)
+    while task < count * parts:
+        p, part = task // parts, task % parts
+        row0, row1 = part * tiles // parts * ROWS, (part + 1) * tiles // parts * ROWS
+        for m0 in range(0, M, BLOCK):
+            rows = min(BLOCK, M - m0)
+            for m in range(rows):
+                for j in range(0, COLUMNS, LANES):
+                    store(work, m, j, load(x, m0 + m, p * COLUMNS + j))
+            for i in range(row0, row1, ROWS):
+                tile_transposed(work, BLOCK + i - row0, 0, grad, m0, i, work, 0, 0, rows, m0 > 0)
+        for i in range(row0, min(row1, N)):
+            for j in range(0, min(COLUMNS, K - p * COLUMNS), LANES):
+                v = load(work, BLOCK + i - row0, j)
+                store(weight, i, p * COLUMNS + j, load(weight, i, p * COLUMNS + j) + v if add else v)
+        task = next_task(counters, step)
+    wait(counters, step, count * parts)
