@@ -5,10 +5,10 @@ import os
 import sys
 
 from minivitpose import __version__
-from minivitpose.cli import bench, convert, demo, evaluate, inspect, predict, record
+from minivitpose.cli import bench, convert, demo, evaluate, inspect, predict, record, synthesize, train
 from minivitpose.cli.options import UsageError
 
-COMMANDS = (demo, predict, evaluate, inspect, record, convert, bench)  # in the order of --help
+COMMANDS = (demo, predict, evaluate, inspect, record, convert, bench, synthesize, train)  # in the order of --help
 
 
 def main(arguments=None):
@@ -19,8 +19,10 @@ def main(arguments=None):
     from minivitpose.pose import BoxError, ImageError, PoseError
     from minivitpose.pose.coco_fields import CocoError
     from minivitpose.recording import RecordingError
+    from minivitpose.training.settings import SettingsError
 
-    of_input = (CheckpointError, ConfigError, ImageError, BoxError, PoseError, CocoError, RecordingError, BenchError)
+    of_input = (CheckpointError, ConfigError, ImageError, BoxError, PoseError, CocoError, SettingsError)
+    of_input += (RecordingError, BenchError)
     options = parser().parse_args(arguments)
     try:
         return options.run(options)

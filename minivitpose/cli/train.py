@@ -1,0 +1,111 @@
+"""`minivitpose train`: from scratch in the mannequin world, or on from any checkpoint with a COCO file."""
+
+import argparse
+import time
+from pathlib import Path
+
+from minivitpose.cli.options import UsageError, say
+from minivitpose.files import write_text
+
+EXAMPLE = "minivitpose train --config docs/mini.toml --out runs/mini --minutes 170"
+CHANGES = ("weights", "annotations", "images", "keypoints", "dataset", "steps", "batch", "rate", "seed")
+
+
+def add(command):
+    p = command("train", run, "train a model; stopped at any moment it goes on where it was", EXAMPLE)
+    p.add_argument("--config", metavar="TOML", help="settings; what is given below changes them")
+    p.add_argument("--out", type=Path, required=True, metavar="DIR", help="checkpoint, log, curve and weights")
+    p.add_argument("--weights", metavar="W", help="start from this checkpoint (default: new weights)")
+    p.add_argument("--annotations", metavar="JSON", help="a COCO file with keypoints (default: the mannequin world)")
+    p.add_argument("--images", metavar="DIR", help="the folder of its pictures")
+    p.add_argument("--dataset", metavar="D", help="the keypoint set (default: coco)")
+    p.add_argument("--keypoints", type=int, metavar="K", help="another number of keypoints: a new last layer")
+    p.add_argument("--frozen", nargs="+", metavar="NAME", help="beginnings of the names of parameters that stay")
+    p.add_argument("--steps", type=int, metavar="N", help="batches to learn from")
+    p.add_argument("--batch", type=int, metavar="N", help="crops a step")
+    p.add_argument("--rate", type=float, metavar="R", help="the learning rate at its highest")
+    p.add_argument("--seed", type=int, metavar="N")
+    p.add_argument("--minutes", type=minutes, metavar="M", help="stop after so long; the same command goes on")
+    p.add_argument("--engine", choices=("fast", "numpy"), default="fast", help="fast (default) or numpy, the textbook")
+
+
+def minutes(text):
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1
+    if not 0 < value < 1e6:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, found {text!r}")
+    return value
+
+
+def run(options):
+    """Exit code 0 when all steps are done or the minutes are over, 1 when the loss is no number any more."""
+    from tqdm import tqdm
+
+    from minivitpose.training.curve import training_curve
+    from minivitpose.training.loop import DivergedError
+    from minivitpose.training.settings import as_toml, read_settings
+
+    changes = {name: getattr(options, name) for name in CHANGES}
+    settings = read_settings(options.config, **changes, frozen=options.frozen and tuple(options.frozen))
+    if bool(settings.annotations) != bool(settings.images):
+        raise UsageError("--annotations and --images go together: the people, and the folder of the pictures")
+    options.out.mkdir(parents=True, exist_ok=True)
+    training = prepare(options, settings)
+    write_text(options.out / "settings.toml", as_toml(settings))
+    if training.step:
+        say(f"going on from step {training.step} of {settings.steps}")
+    until = options.minutes and time.monotonic() + 60 * options.minutes
+    bar = tqdm(
+        total=settings.steps * settings.batch, initial=training.step * settings.batch, unit="crop", unit_scale=True
+    )
+    shown = {}
+    try:
+        with bar:
+            for line in training.run(until):
+                bar.update(settings.batch)
+                shown |= {
+                    name: f"{line[name]:.3g}" for name in ("loss", "accuracy", "validation_accuracy") if name in line
+                }
+                bar.set_postfix(shown, refresh=False)
+    except DivergedError as error:
+        say(f"minivitpose: {error}")
+        return 1
+    finally:
+        if training.lines:
+            from minivitpose.plot import save
+
+            save(training_curve(training.lines, training.config.describe()), options.out / "curve.png")
+    done = training.step == settings.steps
+    written = options.out / ("weights.npz" if done else "checkpoint.npz")
+    print(f"written: {written}, step {training.step} of {settings.steps}")
+    if not done:
+        print("not all steps are done: the same command goes on")
+    return 0
+
+
+def prepare(options, settings):
+    """The Training: weights, data and the folder."""
+    from minivitpose import load
+    from minivitpose.pose.skeletons import skeleton_for
+    from minivitpose.training.data import CocoCrops, Mannequins, held_out
+    from minivitpose.training.loop import Training
+    from minivitpose.training.start import fresh, with_keypoints
+
+    if settings.weights:
+        model = load(settings.weights, "numpy", dataset=None if settings.keypoints else settings.dataset)
+        params, config = model.params, model.config
+        if settings.keypoints and settings.keypoints != config.num_keypoints:
+            params, config = with_keypoints(params, config, settings.dataset, settings.keypoints, settings.seed)
+    else:
+        config = settings.config
+        params = fresh(config, settings.seed)
+    skeleton = skeleton_for(config.num_keypoints, config.dataset)
+    if settings.annotations:
+        source = CocoCrops(settings.annotations, settings.images, skeleton, settings, config, say)
+        validation = []
+    else:
+        source = Mannequins(skeleton, settings, config)
+        validation = list(held_out(skeleton, settings, config))
+    return Training(options.out, settings, params, config, source, validation, options.engine)

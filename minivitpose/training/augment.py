@@ -1,0 +1,65 @@
+"""What is changed at random in a crop, so that no two steps see the same: as in the recipe that ViTPose was trained by.
+
+Source: TopDownRandomFlip, TopDownHalfBodyTransform, TopDownGetRandomScaleRotation of mmpose, with the numbers of the
+ViTPose configs (settings.py); colour is this package's own.
+"""
+
+import numpy as np
+
+from minivitpose.pose.crop import crop_matrix
+
+MANY = 8  # joints that must be marked before half of the body is cut away
+HALF_PADDING = 1.5  # how much wider and higher than the joints the crop of half a body is
+ROTATED = 0.6  # share of the crops that are turned at all
+
+
+def random_matrix(rng, centre, scale, keypoints, skeleton, settings, size=(256, 192)):
+    """The affine map of an augmented crop, crop pixel -> picture pixel, without the flip: (2, 3) float64.
+
+    centre, scale: of the person's crop, in pixels of the picture; keypoints (K, 3) x, y, visibility there.
+    """
+    if rng.random() < settings.half_body:
+        centre, scale = half_body(rng, centre, scale, keypoints, skeleton, size)
+    share = np.clip(1 + settings.scale * rng.standard_normal(), 1 - settings.scale, 1 + settings.scale)
+    share = max(share, 0.1)
+    turned = rng.random() < ROTATED
+    rotation = np.clip(settings.rotation * rng.standard_normal(), -2 * settings.rotation, 2 * settings.rotation)
+    return crop_matrix(centre, np.multiply(scale, share), size, rotation=rotation * turned)
+
+
+def half_body(rng, centre, scale, keypoints, skeleton, size):
+    """Centre and scale around the upper or the lower joints; as they were where too few are marked."""
+    marked = keypoints[:, 2] > 0
+    upper = np.isin(np.arange(len(keypoints)), skeleton.upper)
+    if marked.sum() <= MANY or not upper.any():
+        return centre, scale
+    halves = [keypoints[marked & half, :2] for half in (upper, ~upper)]
+    if rng.random() < 0.5:
+        halves.reverse()
+    chosen = halves[0] if len(halves[0]) > 2 else halves[1]
+    if len(chosen) < 2:
+        return centre, scale
+    (w, h), aspect = np.ptp(chosen, axis=0), size[1] / size[0]
+    if max(w, h) < 1:
+        return centre, scale
+    width, height = max(w, h * aspect), max(h, w / aspect)
+    return tuple(chosen.mean(axis=0)), (width * HALF_PADDING, height * HALF_PADDING)
+
+
+def flipped(images, keypoints, flip_index):
+    """Crops and their keypoints in a mirror. images (..., W, 3), keypoints (..., K, 3) in crop pixels."""
+    keypoints = keypoints[..., list(flip_index), :].copy()
+    keypoints[..., 0] = images.shape[-2] - 1 - keypoints[..., 0]
+    return images[..., ::-1, :], keypoints
+
+
+def recoloured(rng, image, strength):
+    """Brightness, contrast and saturation changed by up to ``strength``, as a share. (H, W, 3) uint8 -> the same."""
+    if not strength:
+        return image
+    bright, contrast, saturation = 1 + strength * rng.uniform(-1, 1, 3).astype(np.float32)
+    x = image.astype(np.float32)
+    grey = x @ np.float32([0.299, 0.587, 0.114])
+    x = grey[..., None] + saturation * (x - grey[..., None])
+    x = bright * (grey.mean() + contrast * (x - grey.mean()))
+    return np.clip(np.rint(x), 0, 255).astype(np.uint8)

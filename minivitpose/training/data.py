@@ -1,0 +1,160 @@
+"""What a training learns from: batches of crops with their targets, each a function of the seed and the step alone."""
+
+from pathlib import Path
+
+import numpy as np
+
+from minivitpose import synthetic
+from minivitpose.pose.coco_json import CocoError, read_coco
+from minivitpose.pose.crop import MEAN, STD, centre_and_scale
+from minivitpose.pose.encode import encode
+from minivitpose.pose.image import ImageError, read_image
+from minivitpose.pose.warp_kernel import warp
+from minivitpose.training.augment import flipped, random_matrix, recoloured
+
+BROKEN = 10  # pictures that cannot be read before a training gives up
+POOL = 2048  # mannequin scenes that a step takes from
+MARGIN = 1.25  # they are drawn so much wider than the crop, so that turned crops are filled
+
+
+class CocoCrops:
+    """People of a COCO file: ``source(step)`` gives a batch, each epoch in another order.
+
+    A picture that cannot be read is reported by ``say`` and another person takes its place.
+    """
+
+    def __init__(self, annotations, images, skeleton, settings, config, say=print, augment=True):
+        """annotations: path of a COCO file with keypoints; images: the folder of its pictures.
+
+        Raises CocoError where there is nothing to learn from, or where the keypoints are of another number.
+        """
+        self.settings, self.config, self.skeleton = settings, config, skeleton
+        self.folder, self.say, self.augment = Path(images), say, augment
+        self.broken = {}
+        coco = read_coco(annotations, wholebody=len(skeleton.keypoints) == 133)
+        if coco.images is None or coco.keypoints is None:
+            raise CocoError(f"{annotations}: expected annotations with keypoints, found none")
+        K = len(skeleton.keypoints)
+        if coco.keypoints.shape[1] != K:
+            raise CocoError(f"{annotations}: expected {K} keypoints a person, found {coco.keypoints.shape[1]}")
+        usable = ~coco.crowd & (coco.num_keypoints > 0) & (coco.boxes[:, 2:] > 1).all(axis=1)
+        if not usable.any():
+            raise CocoError(f"{annotations}: no person with a labelled keypoint and a box")
+        self.files = [coco.images[i] for i in coco.image_ids[usable].tolist()]
+        self.keypoints, self.boxes = coco.keypoints[usable], coco.boxes[usable]
+
+    def __call__(self, step):
+        """Batch number ``step``: images (B, 3, H, W), targets (B, K, Hm, Wm), target_weight (B, K), float32."""
+        n, batch = len(self.files), self.settings.batch
+        places = step * batch + np.arange(batch)
+        order = {epoch: np.random.default_rng((self.settings.seed, epoch)).permutation(n) for epoch in set(places // n)}
+        people = [order[place // n][place % n] for place in places.tolist()]
+        crops = [
+            self.crop(i, np.random.default_rng((self.settings.seed, place, 1)))
+            for i, place in zip(people, places, strict=True)
+        ]
+        images, keypoints = map(np.stack, zip(*crops, strict=True))
+        return ready(images, keypoints, self.skeleton, self.config)
+
+    def crop(self, i, rng):
+        """Person i, augmented: (H, W, 3) uint8, and keypoints (K, 3) in pixels of the crop."""
+        image = self.picture(i, rng)
+        while image is None:
+            i = int(rng.integers(len(self.files)))
+            image = self.picture(i, rng)
+        size = self.config.image_size
+        rectangle = centre_and_scale(tuple(self.boxes[i].tolist()), size)
+        settings = self.settings if self.augment else PLAIN
+        return augmented(rng, image, *rectangle, self.keypoints[i], self.skeleton, settings, size)
+
+    def picture(self, i, rng):
+        """The picture of person i, or None if it cannot be read, which is said once."""
+        path = self.folder / self.files[i]
+        if path in self.broken:
+            return None
+        try:
+            return read_image(path)
+        except ImageError as error:
+            self.broken[path] = str(error)
+            self.say(f"left out: {error}")
+            if len(self.broken) >= min(BROKEN, len(set(self.files))):
+                raise CocoError(
+                    f"{len(self.broken)} pictures cannot be read, the last: {error}; check --images"
+                ) from None
+            return None
+
+
+class PLAIN:
+    """No augmentation at all."""
+
+    flip = rotation = scale = half_body = colour = 0.0
+
+
+class Mannequins:
+    """The synthetic world: ``source(step)`` gives a batch of scenes.
+
+    To draw a scene takes longer than to learn from it. So each is drawn wider than the crop and serves ``reuse`` times
+    on average, cut in another way each time: a step takes its scenes from a window of POOL numbers that moves on. What
+    a step gets does not depend on what is kept: a training that goes on draws its window anew.
+    """
+
+    def __init__(self, skeleton, settings, config):
+        self.settings, self.config, self.skeleton = settings, config, skeleton
+        self.drawn = {}
+
+    def __call__(self, step):
+        """Batch number ``step``: images (B, 3, H, W), targets (B, K, Hm, Wm), target_weight (B, K), float32."""
+        s, size = self.settings, self.config.image_size
+        rng = np.random.default_rng((s.seed, step, 2))
+        first = round(step * s.batch / s.reuse)
+        numbers = (first + rng.integers(0, POOL if s.reuse > 1 else s.batch, s.batch)).tolist()
+        self.draw(numbers, first)
+        wide = np.array(self.drawn[numbers[0]][0].shape[1::-1]) - 1  # the last pixel, x and y
+        rectangle = wide / 2, wide / MARGIN
+        crops = [
+            augmented(rng, image, *rectangle, xyv, self.skeleton, s, size)
+            for image, xyv in map(self.drawn.get, numbers)
+        ]
+        images, keypoints = map(np.stack, zip(*crops, strict=True))
+        return ready(images, keypoints, self.skeleton, self.config)
+
+    def draw(self, numbers, first):
+        """Draw what is missing, and forget what no step will ask for any more."""
+        self.drawn = {number: scene for number, scene in self.drawn.items() if number >= first}
+        missing = sorted(set(numbers) - self.drawn.keys())
+        if missing:
+            size = tuple(round(side * MARGIN) for side in self.config.image_size)
+            images, keypoints, *_ = synthetic.batch(self.settings.seed, missing, size=size, margin=MARGIN)
+            self.drawn |= dict(zip(missing, zip(images, keypoints, strict=True), strict=True))
+
+
+def held_out(skeleton, settings, config):
+    """Batches of scenes that are never learnt from, as the pipeline would cut them."""
+    for start in range(0, settings.validate_on, settings.batch):
+        numbers = range(start, min(start + settings.batch, settings.validate_on))
+        images, keypoints, *_ = synthetic.batch(settings.seed, numbers, split="val", size=config.image_size)
+        yield ready(images, keypoints, skeleton, config)
+
+
+def augmented(rng, image, centre, scale, keypoints, skeleton, settings, size):
+    """A person's crop, changed at random: (H, W, 3) uint8, and keypoints (K, 3) in its pixels.
+
+    image (H, W, 3) uint8; centre, scale, keypoints (K, 3) in its pixels; size (height, width) of the crop.
+    """
+    matrix = random_matrix(rng, centre, scale, keypoints, skeleton, settings, size)
+    pixels = recoloured(rng, warp(image, matrix, size), settings.colour)
+    xy = (keypoints[:, :2] - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T
+    keypoints = np.column_stack([xy, keypoints[:, 2]])
+    return flipped(pixels, keypoints, skeleton.flip_index) if rng.random() < settings.flip else (pixels, keypoints)
+
+
+def ready(images, keypoints, skeleton, config):
+    """Crops (B, H, W, 3) uint8 and keypoints (B, K, 3) in their pixels -> what loss_and_gradients takes, float32."""
+    x = (images.astype(np.float32) / np.float32(255) - MEAN) / STD
+    weights = np.float32(skeleton.weights or 1) * (keypoints[..., 2] > 0)
+    mode = "plain" if config.pipeline == "plain" else "udp"
+    shape = weights.shape
+    xy, weights = keypoints[..., :2].reshape(-1, 2), weights.reshape(-1)  # all maps of the batch at once
+    targets, weights = encode(xy, weights, config.image_size, config.heatmap_size, mode=mode)
+    targets, weights = targets.reshape(*shape, *config.heatmap_size), weights.reshape(shape)
+    return np.ascontiguousarray(x.transpose(0, 3, 1, 2)), targets, weights

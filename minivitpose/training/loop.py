@@ -1,0 +1,188 @@
+"""The training itself: batch, loss and gradients, step; a log, checkpoints, and an end that does not depend on pauses.
+
+All that a step draws at random is drawn from the seed and the number of the step. So a training that was stopped goes
+on from its last checkpoint and ends with the same bits as one that was not.
+"""
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from minivitpose.checkpoint import CheckpointError, read_state_dict
+from minivitpose.files import replacing
+from minivitpose.model import ViTPose
+from minivitpose.parameters import flatten, nest
+from minivitpose.pose.decode import decode_argmax
+from minivitpose.training.backward import loss_and_gradients
+from minivitpose.training.loss import heatmap_loss
+from minivitpose.training.optimiser import AdamW, clip
+from minivitpose.training.schedule import schedule
+
+LOG = ("step", "loss", "accuracy", "rate", "gradient", "validation_loss", "validation_accuracy")
+CHECKPOINT, TABLE, WEIGHTS = "checkpoint.npz", "log.csv", "weights.npz"
+EVERY = 20  # steps to a line of the log
+SAVE_SECONDS = 60  # from one checkpoint to the next
+
+
+class DivergedError(ArithmeticError):
+    """The loss is no longer a number; the message names the first place in the network and what to try."""
+
+
+class Training:
+    """A training in a folder: ``for line in training.run(): ...`` does it, in as many pieces as you like.
+
+    The folder holds checkpoint.npz (everything to go on from), log.csv and, at the end, weights.npz.
+    """
+
+    def __init__(self, folder, settings, params, config, source, validation=None, engine="fast"):
+        """source(step) -> (images, targets, target_weight) of a batch; validation: a list of such batches.
+
+        Takes up the checkpoint in the folder if there is one. Raises CheckpointError if it is of other settings.
+        """
+        self.folder, self.settings, self.config = Path(folder), settings, config
+        self.source, self.validation, self.engine = source, validation or [], engine
+        self.params = nest({name: np.array(x) for name, x in flatten(params).items()})
+        self.optimiser = AdamW(
+            self.params, config.depth, settings.layer_decay, settings.weight_decay, frozen=settings.frozen
+        )
+        self.average = {name: x.copy() for name, x in flatten(self.params).items()} if settings.average else None
+        self.step, self.lines, self.sums = 0, [], []
+        if (self.folder / CHECKPOINT).exists():
+            self.restore()
+
+    def run(self, until=None):
+        """Do steps until all are done or time.monotonic() is ``until``; -> dict of the numbers of each step."""
+        saved = time.monotonic()
+        while self.step < self.settings.steps and (until is None or time.monotonic() < until):
+            yield self.one_step()
+            if time.monotonic() >= saved + SAVE_SECONDS:
+                self.save()
+                saved = time.monotonic()
+        self.save()
+        if self.step == self.settings.steps:
+            with replacing(self.folder / WEIGHTS) as file:
+                np.savez(file, **self.weights())
+
+    def one_step(self):
+        """One batch, one update, perhaps a line of the log. -> {name in LOG: number}"""
+        s = self.settings
+        images, targets, weight = self.source(self.step)
+        model = ViTPose(self.params, self.config, self.engine)
+        rng = np.random.default_rng((s.seed, self.step))
+        loss, gradients, statistics = loss_and_gradients(model, images, targets, weight, drop_path=s.drop_path, rng=rng)
+        gradients = {name: g for name, g in flatten(gradients).items() if name in self.optimiser.params}
+        norm = clip(gradients, s.clip)
+        if not np.isfinite(loss) or not np.isfinite(norm):
+            raise DivergedError(self.diagnosis(model, images, loss))
+        rate = s.rate * schedule(self.step, s.steps, s.warm_up, s.schedule, s.final)
+        self.optimiser.step(gradients, rate)
+        flat = flatten(self.params)
+        for name, x in flatten(statistics).items():
+            flat[name][...] = x
+        if self.average:
+            keep = min(s.average, (1 + self.step) / (10 + self.step))  # the first weights are soon forgotten
+            for name, x in flat.items():
+                self.average[name] = keep * self.average[name] + (1 - keep) * x if x.dtype.kind == "f" else x.copy()
+        self.step += 1
+        return self.log({"step": self.step, "loss": loss, "rate": rate, "gradient": norm})
+
+    def log(self, line):
+        """Gather the step's numbers; every so often they become a line of the log."""
+        self.sums.append((line["loss"], line["gradient"]))
+        last = self.step == self.settings.steps
+        if self.step % self.settings.validate_every == 0 or last:
+            line |= self.validate()
+        if self.step % EVERY == 0 or last or "validation_loss" in line:
+            loss, gradient = np.mean(self.sums, axis=0)
+            self.sums = []
+            self.lines.append(line | {"loss": float(loss), "gradient": float(gradient)})
+            self.write_log()
+        return line
+
+    def validate(self):
+        """The loss and accuracy of the weights as they would be saved, on batches that are never learnt from."""
+        if not self.validation:
+            return {}
+        model = ViTPose(nest(self.weights()), self.config, self.engine)
+        found = [(model(images), targets, weight) for images, targets, weight in self.validation]
+        losses, shares = [heatmap_loss(*batch) for batch in found], [accuracy(*batch) for batch in found]
+        return {"validation_loss": float(np.mean(losses)), "validation_accuracy": float(np.mean(shares))}
+
+    def weights(self):
+        """The state dict to keep: the averaged one if there is one."""
+        return dict(self.average or flatten(self.params))
+
+    def diagnosis(self, model, images, loss):
+        """Where the first number that is none arises."""
+        bad = next((name for name, x in flatten(self.params).items() if not np.isfinite(x).all()), None)
+        if bad is None:
+            _, cache = model.with_engine("numpy").run_with_cache(images)
+            bad = next((name for name, x in cache.items() if not np.isfinite(x).all()), "the gradients")
+        kept = f"the checkpoint of an earlier step is in {self.folder}" if (self.folder / CHECKPOINT).exists() else ""
+        return (
+            f"the loss is {loss} at step {self.step}; the first place that is not finite: {bad}; try a smaller rate "
+            f"(it is {self.settings.rate:g}) or a longer warm_up; {kept}"
+        )
+
+    # ------------------------------------------------------------------------------------------ files
+
+    def save(self):
+        """Everything to go on from, whole or not at all."""
+        arrays = {f"param.{name}": x for name, x in flatten(self.params).items()}
+        arrays |= {f"average.{name}": x for name, x in (self.average or {}).items()}
+        arrays |= {f"optimiser.{name}": x for name, x in self.optimiser.state().items()}
+        state = {"step": self.step, "settings": asdict(self.settings), "lines": self.lines, "sums": self.sums}
+        arrays["__state__"] = np.frombuffer(json.dumps(state).encode(), np.uint8)
+        with replacing(self.folder / CHECKPOINT) as file:
+            np.savez(file, **arrays)
+
+    def restore(self):
+        """Take up the checkpoint in the folder."""
+        path = self.folder / CHECKPOINT
+        arrays = read_state_dict(path)
+        try:
+            state = json.loads(bytes(arrays["__state__"]))
+            found, wanted = state["settings"], json.loads(json.dumps(asdict(self.settings)))
+            other = [name for name in wanted if found.get(name) != wanted[name]]
+            if other:
+                name = other[0]
+                raise CheckpointError(
+                    f"{path} is of a training with {name} = {found.get(name)!r}, not {wanted[name]!r}",
+                    fix="give the same settings to go on, or another folder to start anew",
+                )
+            for name, x in flatten(self.params).items():
+                x[...] = arrays[f"param.{name}"]
+            for name in self.average or {}:
+                self.average[name] = np.array(arrays[f"average.{name}"])
+            start = "optimiser."
+            self.optimiser.restore({k.removeprefix(start): x for k, x in arrays.items() if k.startswith(start)})
+            self.step, self.lines, self.sums = state["step"], state["lines"], [tuple(x) for x in state["sums"]]
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, CheckpointError):
+                raise
+            raise CheckpointError(f"{path} is no checkpoint of this training", fix="use another folder") from None
+
+    def write_log(self):
+        """The whole table anew: a training that was stopped leaves no line of steps that are done again."""
+        with replacing(self.folder / TABLE) as file:
+            rows = [",".join(LOG)] + [",".join(format_cell(line.get(name)) for name in LOG) for line in self.lines]
+            file.write(("\n".join(rows) + "\n").encode())
+
+
+def format_cell(value):
+    return "" if value is None else f"{value:.6g}"
+
+
+def accuracy(heatmaps, targets, weight):
+    """The share of the marked joints whose peak is less than 1/20 of the heatmap's sides from the target's peak.
+
+    heatmaps, targets (B, K, Hm, Wm), weight (B, K) -> float, NaN where nothing is marked. Source: pose_pck_accuracy of
+    mmpose, which takes the mean over keypoints; here each joint counts the same.
+    """
+    size = np.array(heatmaps.shape[:1:-1])  # width, height
+    off = (decode_argmax(heatmaps)[0] - decode_argmax(targets)[0]) / size
+    marked = weight > 0
+    return float((np.hypot(*np.moveaxis(off, -1, 0)) < 0.05)[marked].mean()) if marked.any() else float("nan")

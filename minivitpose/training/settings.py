@@ -1,0 +1,125 @@
+"""Everything that a training depends on, in one TOML file: with it and the same data, the same weights come out."""
+
+import tomllib
+from dataclasses import asdict, dataclass, fields
+
+from minivitpose.config import VARIANTS, Config, variant_config
+
+
+class SettingsError(ValueError):
+    """A setting that does not exist or cannot be: which, what was expected, what was found."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A training. The defaults fine-tune as ViTPose-S was trained, for 256 x 192 crops.
+
+    weights: any checkpoint to start from, or empty for a new model of the sizes below it. keypoints: 0 keeps those of
+    the checkpoint; another number makes a new last layer. frozen: beginnings of the names of parameters that stay.
+    annotations: a COCO file, and images the folder of its pictures; empty: the mannequin world, whose scenes never
+    end, and each of which serves ``reuse`` times, cut in other ways. rate: the learning rate at its highest. average:
+    the share of the old that the averaged weights keep at each step; 0 for none. flip, half_body: shares of crops;
+    rotation: degrees; scale, colour: how far at most, as a share.
+    """
+
+    weights: str = ""
+    variant: str = "mini"
+    embed_dim: int = 0
+    depth: int = 0
+    num_heads: int = 0
+    deconv_filters: tuple = ()
+    head: str = "classic"
+    dataset: str = "coco"
+    keypoints: int = 0
+    frozen: tuple = ()
+
+    annotations: str = ""
+    images: str = ""
+    reuse: float = 4.0
+    flip: float = 0.5
+    rotation: float = 40.0
+    scale: float = 0.5
+    half_body: float = 0.3
+    colour: float = 0.2
+
+    steps: int = 20_000
+    batch: int = 32
+    rate: float = 5e-4
+    schedule: str = "cosine"
+    warm_up: int = 500
+    final: float = 0.01
+    weight_decay: float = 0.1
+    layer_decay: float = 1.0
+    clip: float = 1.0
+    drop_path: float = 0.0
+    average: float = 0.0
+    seed: int = 0
+
+    validate_every: int = 1000
+    validate_on: int = 256
+
+    def __post_init__(self):
+        for field in fields(self):
+            object.__setattr__(self, field.name, checked(field, getattr(self, field.name)))
+        for name in ("steps", "batch", "rate", "validate_every", "reuse"):
+            if getattr(self, name) <= 0:
+                raise SettingsError(f"{name}: expected a number above 0, found {getattr(self, name)}")
+        if self.keypoints < 0:
+            raise SettingsError(f"keypoints: expected a number from 0, found {self.keypoints}")
+        for name in ("flip", "scale", "half_body", "colour", "drop_path", "average", "final"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise SettingsError(f"{name}: expected a number from 0 to 1, found {getattr(self, name)}")
+        if self.variant.lower() not in [name.lower() for name in VARIANTS]:
+            raise SettingsError(f"variant: expected one of {', '.join(VARIANTS)}, found {self.variant!r}")
+        if self.schedule not in ("cosine", "step", "constant"):
+            raise SettingsError(f"schedule: expected 'cosine', 'step' or 'constant', found {self.schedule!r}")
+
+    @property
+    def config(self):
+        """The Config of a new model."""
+        sizes = {name: getattr(self, name) for name in ("embed_dim", "depth", "num_heads", "deconv_filters")}
+        more = {"head": self.head, "dataset": self.dataset, "num_keypoints": self.keypoints or 17}
+        base = variant_config(self.variant, **more)
+        if not any(sizes.values()):
+            return base
+        sizes = {name: value or getattr(base, name) for name, value in sizes.items()}
+        return Config(**sizes, **more)
+
+
+def checked(field, value):
+    """The value as the field's type, or SettingsError."""
+    wanted = field.type if isinstance(field.type, type) else {"tuple": tuple}.get(field.type, field.type)
+    if wanted is tuple and isinstance(value, list | tuple):
+        return tuple(value)
+    if wanted is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, wanted) or isinstance(value, bool):
+        raise SettingsError(f"{field.name}: expected {wanted.__name__}, found {value!r}")
+    return value
+
+
+def read_settings(path=None, **changes):
+    """Settings from a TOML file, with changes (None changes nothing). Raises SettingsError, in one line."""
+    found = {}
+    if path is not None:
+        try:
+            with open(path, "rb") as file:
+                found = tomllib.load(file)
+        except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise SettingsError(f"{path}: expected a TOML file with settings: {error}") from None
+    found |= {name: value for name, value in changes.items() if value is not None}
+    known = [field.name for field in fields(Settings)]
+    if unknown := [name for name in found if name not in known]:
+        raise SettingsError(f"{path}: unknown setting {unknown[0]!r}; known are {', '.join(known)}")
+    return Settings(**found)
+
+
+def as_toml(settings):
+    """The settings as the text of a TOML file."""
+    return "".join(f"{name} = {toml(value)}\n" for name, value in asdict(settings).items())
+
+
+def toml(value):
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(toml, value))}]"
+    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"' if isinstance(value, str) else repr(value)

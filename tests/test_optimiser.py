@@ -1,0 +1,109 @@
+"""AdamW, layer-wise rates, clipping and schedules: against PyTorch's, step by step, and against small sums by hand."""
+
+import numpy as np
+import pytest
+
+from minivitpose.config import parameter_shapes
+from minivitpose.parameters import flatten, nest
+from minivitpose.training.optimiser import AdamW, clip, decays, layer_number, rate_scale
+from minivitpose.training.schedule import schedule
+from models import small_config, state_dict_for
+
+
+def gradients_for(params, seed):
+    rng = np.random.default_rng(seed)
+    return {name: 3 * rng.standard_normal(x.shape).astype(x.dtype) for name, x in params.items()}
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-14), ("float32", 2e-6)])
+def test_adamw_step_by_step(dtype, tolerance):
+    torch = pytest.importorskip("torch")
+    config = small_config(depth=3)
+    params = nest(state_dict_for(config, dtype=dtype))
+    ours = AdamW(params, config.depth, layer_decay=0.8, weight_decay=0.05, betas=(0.9, 0.99))
+    theirs = {name: torch.nn.Parameter(torch.tensor(x)) for name, x in ours.params.items()}
+    groups = [
+        {"params": [x], "lr": 1e-2 * rate_scale(name, 3, 0.8), "weight_decay": 0.05 * decays(name, x)}
+        for name, x in theirs.items()
+    ]
+    optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.99), eps=1e-8)
+    before = {name: x.copy() for name, x in ours.params.items()}
+    for seed in range(6):
+        gradients = gradients_for(ours.params, seed)
+        for name, x in theirs.items():
+            x.grad = torch.tensor(gradients[name])
+        norm = torch.nn.utils.clip_grad_norm_(list(theirs.values()), 1.0)
+        assert clip(gradients) == pytest.approx(float(norm), rel=1e-6)
+        ours.step(gradients, 1e-2)
+        optimiser.step()
+        for name, x in theirs.items():
+            step = np.abs(ours.params[name] - before[name]).max()
+            assert np.abs(ours.params[name] - x.detach().numpy()).max() < tolerance * max(1, step), name
+            assert ours.params[name].dtype == dtype
+    assert all(np.abs(x - before[name]).max() > 1e-3 for name, x in ours.params.items())
+
+
+def test_layers_are_counted_from_the_patches():
+    names = parameter_shapes(small_config(depth=3))
+    numbers = {name: layer_number(name, 3) for name in names}
+    assert numbers["backbone.pos_embed"] == numbers["backbone.patch_embed.proj.bias"] == 0
+    assert numbers["backbone.blocks.0.norm1.weight"] == 1 and numbers["backbone.blocks.2.mlp.fc2.bias"] == 3
+    assert numbers["backbone.last_norm.bias"] == numbers["keypoint_head.final_layer.weight"] == 4
+    assert rate_scale("keypoint_head.final_layer.weight", 3, 0.5) == 1
+    assert rate_scale("backbone.pos_embed", 3, 0.5) == 1 / 16
+
+
+def test_what_decays():
+    params = state_dict_for(small_config())
+    found = {name for name, x in params.items() if decays(name, x)}
+    assert "backbone.blocks.0.attn.qkv.weight" in found and "keypoint_head.deconv_layers.0.weight" in found
+    assert not any(name.endswith(("bias", "pos_embed")) or "norm" in name for name in found)
+    assert "keypoint_head.deconv_layers.1.weight" not in found
+
+
+def test_frozen_parameters_and_statistics_stay():
+    config = small_config()
+    params = nest(state_dict_for(config))
+    before = {name: x.copy() for name, x in flatten(params).items()}
+    optimiser = AdamW(params, config.depth, frozen=("backbone.patch_embed", "backbone.blocks.0."))
+    optimiser.step(gradients_for(before | {}, 0), 1e-2)
+    for name, x in flatten(params).items():
+        still = name.startswith(("backbone.patch_embed", "backbone.blocks.0.")) or "running" in name or "num_b" in name
+        assert np.array_equal(x, before[name]) == still, name
+
+
+def test_the_state_goes_on_where_it_was():
+    config = small_config()
+    runs = [nest(state_dict_for(config)) for _ in range(2)]
+    a, b = (AdamW(params, config.depth) for params in runs)
+    for seed in range(4):
+        a.step(gradients_for(a.params, seed), 1e-2)
+        if seed == 2:  # the first is stored after three steps and taken up by another
+            for name, x in a.params.items():
+                b.params[name][...] = x
+            b.restore({name: x.copy() for name, x in a.state().items()})
+    b.step(gradients_for(b.params, 3), 1e-2)
+    assert a.steps == b.steps == 4
+    assert all(np.array_equal(x, b.params[name]) for name, x in a.params.items())
+
+
+def test_clipping():
+    gradients = {"a": np.array([3.0, 0.0], np.float32), "b": np.array([[4.0]], np.float32)}
+    assert clip(gradients, 1.0) == 5
+    assert np.allclose(gradients["a"], [0.6, 0], rtol=1e-6) and np.allclose(gradients["b"], 0.8, rtol=1e-6)
+    assert clip(gradients, 1.0) == pytest.approx(1, rel=1e-6) and np.allclose(gradients["b"], 0.8, rtol=1e-6)
+    gradients["a"][0] = np.nan
+    assert np.isnan(clip(gradients)) and gradients["b"][0, 0] == np.float32(gradients["b"][0, 0]) > 0.79
+
+
+def test_schedules():
+    rates = np.array([schedule(i, 100, warm_up=10) for i in range(100)])
+    assert np.allclose(np.diff(rates[:10]), 1 / 11) and rates[0] == 1 / 11
+    assert rates[10] == 1 and np.all(np.diff(rates[10:]) < 0) and rates[55] == pytest.approx(0.5) and rates[-1] < 1e-3
+    assert schedule(100, 100, final=0.1) == pytest.approx(0.1)
+    steps = [schedule(i, 210, kind="step") for i in (0, 169, 170, 199, 200, 209)]
+    assert np.allclose(steps, [1, 1, 0.1, 0.1, 0.01, 0.01])
+    assert schedule(5, 10, kind="constant") == 1
+    with pytest.raises(ValueError, match="unknown schedule 'linear': expected 'cosine'"):
+        schedule(5, 10, kind="linear")

@@ -1,0 +1,133 @@
+"""`minivitpose train` as a user meets it: files, words, stopping and going on, clear errors."""
+
+import csv
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import minivitpose as mvp
+from minivitpose.cli import main
+
+TINY = """
+embed_dim = 24
+depth = 1
+num_heads = 3
+deconv_filters = [8, 8]
+steps = 6
+batch = 2
+warm_up = 2
+validate_every = 3
+validate_on = 2
+"""
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.toml").write_text(TINY)
+    return tmp_path
+
+
+def train(*arguments, out="run"):
+    return main(["train", "--config", "tiny.toml", "--out", out, "--engine", "numpy", *arguments])
+
+
+def test_from_scratch_to_a_model_that_loads(config, capsys):
+    assert train() == 0
+    out, err = capsys.readouterr()
+    assert "written: run/weights.npz, step 6 of 6" in out and "12.0/12.0" in err.replace("/12 ", "/12.0 ")
+    names = {path.name for path in (config / "run").iterdir()}
+    assert names == {"checkpoint.npz", "curve.png", "log.csv", "settings.toml", "weights.npz"}
+    rows = list(csv.DictReader((config / "run" / "log.csv").read_text().splitlines()))
+    assert [row["step"] for row in rows] == ["3", "6"] and all(float(row["validation_loss"]) > 0 for row in rows)
+    model = mvp.load(config / "run" / "weights.npz", "numpy", num_heads=3)
+    assert model.config.depth == 1 and model.config.deconv_filters == (8, 8)
+    assert train() == 0  # nothing is left to do
+    assert "step 6 of 6" in capsys.readouterr().out
+
+
+def test_the_settings_that_were_used_are_written_and_can_be_used_again(config, capsys):
+    assert train("--rate", "0.002", "--seed", "3") == 0
+    assert "rate = 0.002\n" in (config / "run" / "settings.toml").read_text()
+    command = ["train", "--config", "run/settings.toml", "--out", "again", "--engine", "numpy"]
+    assert main(command) == 0
+    a, b = (dict(np.load(config / name / "weights.npz")) for name in ("run", "again"))
+    assert all(np.array_equal(x, b[name]) for name, x in a.items())
+
+
+def test_killed_in_the_middle_it_ends_bitwise_where_it_would_have(config):
+    assert train(out="whole") == 0
+    start = (
+        "import sys; from minivitpose.cli import main; from minivitpose.training import loop; loop.SAVE_SECONDS = 0; "
+    )
+    start += "sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", start, "train", "--config", "tiny.toml", "--out", "killed", "--engine", "numpy"]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 120
+    while not (config / "killed" / "checkpoint.npz").exists() and time.monotonic() < until:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert (config / "killed" / "checkpoint.npz").exists()
+    assert train(out="killed") == 0
+    for name in ("weights.npz", "log.csv"):
+        a, b = ((config / folder / name).read_bytes() for folder in ("whole", "killed"))
+        assert a == b if name == "log.csv" else len(a) == len(b)
+    a, b = (dict(np.load(config / folder / "weights.npz")) for folder in ("whole", "killed"))
+    assert all(np.array_equal(x, b[name]) for name, x in a.items())
+
+
+def test_minutes(config, capsys):
+    assert train("--minutes", "0.0001") == 0
+    assert "not all steps are done: the same command goes on" in capsys.readouterr().out
+    assert train() == 0
+    assert "going on from step" in capsys.readouterr().err
+
+
+def test_fine_tuning_with_another_number_of_keypoints_and_frozen_layers(config):
+    start = mvp.load("mini", "numpy")
+    (config / "tiny.toml").write_text("steps = 1\nbatch = 1\nvalidate_on = 1\n")
+    assert train("--weights", "mini", "--frozen", "backbone") == 0
+    tuned = mvp.load(config / "run" / "weights.npz", "numpy").state_dict()
+    before = start.state_dict()
+    for name, x in before.items():
+        same = np.array_equal(x, tuned[name])
+        assert same == name.startswith("backbone"), name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--annotations", "a.json"], "--annotations and --images go together"),
+        (["--steps", "0"], "steps: expected a number above 0, found 0"),
+        (["--weights", "absent.pth"], "absent.pth"),
+        (["--dataset", "mpii"], "dataset 'mpii' has 16 keypoints"),
+        (["--annotations", "absent.json", "--images", "."], "absent.json: no such file"),
+        (["--config", "absent.toml"], "absent.toml: expected a TOML file"),
+        (["--keypoints", "-1"], "keypoints: expected"),
+    ],
+)
+def test_bad_use_is_one_line(arguments, message, config, capsys):
+    assert train(*arguments) == 2
+    out, err = capsys.readouterr()
+    lines = [line for line in err.splitlines() if line]
+    assert len(lines) == 1 and lines[0].startswith("minivitpose: error: ") and message in lines[0]
+
+
+def test_other_settings_than_those_of_the_checkpoint_are_refused(config, capsys):
+    assert train() == 0
+    capsys.readouterr()
+    assert train("--rate", "0.01") == 2
+    assert "is of a training with rate = 0.0005, not 0.01" in capsys.readouterr().err
+    assert "rate = 0.0005" in (config / "run" / "settings.toml").read_text()
+
+
+def test_a_diverged_training_says_where_and_exits_with_1(config, capsys):
+    with np.errstate(all="ignore"):
+        assert train("--rate", "1e30") == 1
+    err = capsys.readouterr().err
+    assert "the first place that is not finite" in err and "try a smaller rate" in err

@@ -1,0 +1,143 @@
+"""The training loop: the same end however often it is stopped, a log without gaps, and clear words when it breaks."""
+
+import csv
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from minivitpose import load
+from minivitpose.checkpoint import CheckpointError
+from minivitpose.parameters import flatten, nest
+from minivitpose.training.loop import EVERY, DivergedError, Training, accuracy
+from minivitpose.training.settings import Settings, SettingsError, as_toml, read_settings
+from models import small_config, state_dict_for
+
+SETTINGS = Settings(
+    steps=45, batch=2, rate=2e-3, warm_up=5, validate_every=15, drop_path=0.2, average=0.9, layer_decay=0.9, seed=3
+)
+
+
+def source(step):
+    """Two crops with a bright square each, and targets that follow it."""
+    rng = np.random.default_rng((77, step))
+    images = 0.1 * rng.standard_normal((2, 3, 64, 48)).astype(np.float32)
+    targets = np.zeros((2, 5, 16, 12), np.float32)
+    for image, target in zip(images, targets, strict=True):
+        y, x = rng.integers(0, 4), rng.integers(0, 3)
+        image[:, 16 * y : 16 * y + 16, 16 * x : 16 * x + 16] += 2
+        target[:, 4 * y + 1, 4 * x + 2] = 1
+    return images, targets, np.ones((2, 5), np.float32)
+
+
+def training(folder, settings=SETTINGS, batches=source):
+    config = small_config()
+    return Training(folder, settings, nest(state_dict_for(config)), config, batches, [source(10**6)], engine="numpy")
+
+
+def end_of(folder):
+    return {name: (folder / name).read_bytes() for name in ("weights.npz", "log.csv")}, load(
+        folder / "weights.npz", "numpy", num_heads=3, image_size=(64, 48)
+    ).state_dict()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    lines = list(training(folder).run())
+    assert [line["step"] for line in lines] == list(range(1, 46))
+    return folder
+
+
+def test_it_learns(uninterrupted):
+    rows = list(csv.DictReader((uninterrupted / "log.csv").read_text().splitlines()))
+    assert [int(row["step"]) for row in rows] == [15, 20, 30, 40, 45]
+    assert float(rows[-1]["loss"]) < 0.7 * float(rows[0]["loss"])
+    assert [bool(row["validation_loss"]) for row in rows] == [True, False, True, False, True]
+    assert EVERY == 20
+
+
+@pytest.mark.parametrize("stops", [(1,), (20, 21), (7, 15, 30, 44)])
+def test_a_training_that_was_stopped_ends_bitwise_where_one_ends_that_was_not(stops, uninterrupted, tmp_path):
+    done = 0
+    for stop in stops:
+        run = training(tmp_path)
+        assert run.step == done
+        for line in run.run():
+            if line["step"] == stop:
+                run.save()
+                break
+        next(run.run())  # a step that no checkpoint holds: as after kill -9
+        done = stop
+    list(training(tmp_path).run())
+    files, weights = end_of(tmp_path)
+    expected_files, expected = end_of(uninterrupted)
+    assert files["log.csv"] == expected_files["log.csv"]
+    assert weights.keys() == expected.keys()
+    assert all(np.array_equal(x, expected[name]) for name, x in weights.items())
+
+
+def test_the_averaged_weights_are_the_ones_that_are_saved(uninterrupted):
+    run = training(uninterrupted)
+    _, weights = end_of(uninterrupted)
+    assert run.step == 45
+    assert all(np.array_equal(x, weights[name]) for name, x in run.average.items())
+    assert any(not np.array_equal(x, weights[name]) for name, x in flatten(run.params).items())
+
+
+def test_minutes_stop_it(tmp_path):
+    run = training(tmp_path)
+    assert list(run.run(until=0)) == []
+    assert (tmp_path / "checkpoint.npz").exists() and not (tmp_path / "weights.npz").exists()
+
+
+def test_a_checkpoint_of_another_training_is_refused(uninterrupted, tmp_path):
+    with pytest.raises(CheckpointError, match=r"is of a training with rate = 0.002, not 0.001"):
+        training(uninterrupted, replace(SETTINGS, rate=1e-3))
+    np.savez(tmp_path / "checkpoint.npz", a=np.zeros(3))
+    with pytest.raises(CheckpointError, match="is no checkpoint of this training"):
+        training(tmp_path)
+
+
+def test_a_loss_that_is_no_number_stops_it_and_is_located(tmp_path):
+    run = training(tmp_path, replace(SETTINGS, rate=1e30, warm_up=0, clip=1e30))
+    with np.errstate(all="ignore"), pytest.raises(DivergedError, match=r"at step \d+; the first place .* backbone"):
+        list(run.run())
+
+
+def test_accuracy_counts_joints_near_their_target():
+    targets = np.zeros((1, 3, 40, 40), np.float32)
+    targets[0, :, 20, 20] = 1
+    heatmaps = np.zeros_like(targets)
+    for k, x in enumerate((21, 23, 20)):
+        heatmaps[0, k, 20, x] = 1
+    assert accuracy(heatmaps, targets, np.array([[1.0, 1, 1]])) == pytest.approx(2 / 3)
+    assert accuracy(heatmaps, targets, np.array([[1.0, 1, 0]])) == 0.5
+    assert np.isnan(accuracy(heatmaps, targets, np.zeros((1, 3))))
+
+
+def test_settings_as_a_file(tmp_path):
+    path = tmp_path / "a.toml"
+    path.write_text(as_toml(replace(SETTINGS, frozen=("backbone.patch_embed",), weights='a "b" \\ c')))
+    assert read_settings(path) == replace(SETTINGS, frozen=("backbone.patch_embed",), weights='a "b" \\ c')
+    assert read_settings(path, steps=7, rate=None).steps == 7
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("stepps = 3", "unknown setting 'stepps'; known are weights, variant"),
+        ("steps = 'many'", "steps: expected int, found 'many'"),
+        ("steps = 0", "steps: expected a number above 0, found 0"),
+        ("flip = 1.5", "flip: expected a number from 0 to 1, found 1.5"),
+        ("variant = 'X'", "variant: expected one of mini, S, B, L, H, found 'X'"),
+        ("schedule = 'wave'", "schedule: expected 'cosine'"),
+        ("steps = true", "steps: expected int, found True"),
+        ("steps =", "expected a TOML file with settings"),
+    ],
+)
+def test_bad_settings_are_one_line(text, message, tmp_path):
+    (tmp_path / "a.toml").write_text(text)
+    with pytest.raises(SettingsError, match=message) as error:
+        read_settings(tmp_path / "a.toml")
+    assert "\n" not in str(error.value)
