@@ -54,6 +54,7 @@ def test_it_learns(uninterrupted):
     assert [int(row["step"]) for row in rows] == [15, 20, 30, 40, 45]
     assert float(rows[-1]["loss"]) < 0.7 * float(rows[0]["loss"])
     assert [bool(row["validation_loss"]) for row in rows] == [True, False, True, False, True]
+    assert [bool(row["accuracy"]) for row in rows] == [False, True, False, True, False]
     assert EVERY == 20
 
 

@@ -87,7 +87,11 @@ class Training:
             for name, x in flat.items():
                 self.average[name] = keep * self.average[name] + (1 - keep) * x if x.dtype.kind == "f" else x.copy()
         self.step += 1
-        return self.log({"step": self.step, "loss": loss, "rate": rate, "gradient": norm})
+        line = {"step": self.step, "loss": loss, "rate": rate, "gradient": norm}
+        if self.step % EVERY == 0:
+            found = ViTPose(self.params, self.config, self.engine)(images)
+            line["accuracy"] = accuracy(found, targets, weight)
+        return self.log(line)
 
     def log(self, line):
         """Gather the step's numbers; every so often they become a line of the log."""
