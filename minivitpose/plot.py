@@ -77,12 +77,12 @@ def hexed(rgb):
 # ------------------------------------------------------------------------------------------- the network at a glance
 
 
-def demo_figure(image, crop, pattern, heatmaps, pose, skeleton, token, block, note):
-    """One picture of everything between a photograph and its keypoints, 1600 pixels wide.
+def demo_figure(image, crop, pattern, heatmaps, poses, skeleton, token, block, note):
+    """One picture of everything between a picture and its keypoints, 1600 pixels wide.
 
     image (H, W, 3) uint8; crop a Crop of it; pattern (h, N, N), the attention of one image in block number ``block``
-    (row: who asks, column: who is asked); heatmaps (K, Hm, Wm); pose the Pose; token 0 .. N - 1, the one whose row is
-    shown; note a line to stand below -> Figure.
+    (row: who asks, column: who is asked); heatmaps (K, Hm, Wm); poses the Pose of everybody; token 0 .. N - 1, the one
+    whose row is shown; note a line to stand below -> Figure.
     """
     split = min(max(len(pattern), 3), SMALL // 2)  # so many places for heads, the others for keypoints
     figure, top, small = layout(image.shape[1] / image.shape[0], split)
@@ -90,7 +90,7 @@ def demo_figure(image, crop, pattern, heatmaps, pose, skeleton, token, block, no
     show_patches(top[1], crop, token)
     show_attention(top[2], crop, pattern, token, block)
     show_heatmaps(top[3], crop, heatmaps)
-    show_result(top[4], image, crop, pose, skeleton)
+    show_result(top[4], image, crop, poses, skeleton)
     show_heads(small[:split], crop, pattern, token)
     show_single_keypoints(small[split:], crop, heatmaps, skeleton)
     figure.text(0.5, 0.022, note, ha="center", va="center", fontsize=10.5, color=GREY, family=FONT)
@@ -108,7 +108,7 @@ def layout(aspect, split):
     aspect: width of the picture over its height; split: so many small maps stand before the gap -> Figure, [5 axes],
     [SMALL axes].
     """
-    ratios = [0.752] * 4 + [min(max(aspect, 0.6), 1.1)]
+    ratios = [0.752] * 4 + [min(max(aspect, 0.6), 4 / 3)]
     height = (WIDTH - 2 * EDGE - 4 * GAP) / sum(ratios)
     small = (WIDTH - 2 * EDGE - BETWEEN - (SMALL - 2) * SMALL_GAP) / SMALL
     total = round(HEAD + height + FOOT + HEAD + small / 0.752 + 2 * FOOT)
@@ -187,7 +187,7 @@ def show_patches(axes, crop, token):
     axes.add_patch(Rectangle((right, top), OFFSET, height, color=UNSEEN, linewidth=0, zorder=3))
     mark(axes, crop, token)
     say(axes, "2  Patches", f"{rows} × {columns} tokens of {PATCH} × {PATCH} pixels")
-    legend_below(axes, f"white square: token {token}; red edge: unseen")
+    legend_below(axes, f"square: token {token}; red edge: unseen")
 
 
 def patch_grid(crop):
@@ -247,9 +247,9 @@ def show_heatmaps(axes, crop, heatmaps):
     scale_below(axes, values.min(), values.max())
 
 
-def show_result(axes, image, crop, pose, skeleton):
+def show_result(axes, image, crop, poses, skeleton):
     across = axes.get_position().width * axes.figure.get_size_inches()[0] * axes.figure.dpi  # the panel, in pixels
-    show_picture(axes, draw_poses(image, [pose], skeleton, stroke=4 * image.shape[1] / across))
+    show_picture(axes, draw_poses(image, poses, skeleton, stroke=3 * image.shape[1] / across))
     height, width = crop.pixels.shape[:2]
     corner, end = crop.to_picture([(0, 0), (width - 1, height - 1)])
     frame = Rectangle(corner, *(end - corner), fill=False, edgecolor="white", linewidth=1, linestyle="--")

@@ -27,7 +27,7 @@ def demo(heads=12, keypoints=17, token=100, image=HOPPER, box=(10, 20, 495, 580)
     heatmaps = rng.normal(size=(keypoints, 64, 48)).astype(np.float32)
     pose = Pose(rng.uniform(0, 500, (keypoints, 2)).astype(np.float32), np.full(keypoints, 0.9, np.float32), box)
     return plot.demo_figure(
-        image, crop(image, box), pattern, heatmaps, pose, skeleton_for(keypoints), token, 3, "A note below."
+        image, crop(image, box), pattern, heatmaps, [pose], skeleton_for(keypoints), token, 3, "A note below."
     )
 
 
