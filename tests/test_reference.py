@@ -206,14 +206,15 @@ def test_truth_alone_is_each_layer_of_the_references_own_inputs():
         assert np.abs(cache[name] - truth).max() <= 1e-13 * np.abs(truth).max(), name
 
 
-def test_the_bundled_files_are_what_their_header_says():
-    """mini.pth is the seeded random model rounded to float16, the recording what PyTorch computes of it."""
+def test_the_bundled_recording_is_what_pytorch_computes_of_the_bundled_weights():
+    """And these are stored as float16, and trained: no layer is left at what it started from."""
     from importlib.resources import files
 
     recorded = mvp.load_reference(files("minivitpose") / "data" / "mini-activations.npz")
-    module = reference.randomise(reference.ViTPose(variant_config("mini")), recorded.header["seed"]).half().float()
     state = mvp.load("mini").state_dict()
-    assert all(np.array_equal(state[name], x.numpy()) for name, x in module.state_dict().items())
+    assert all(np.array_equal(x.astype(np.float16), x) for name, x in state.items() if x.dtype.kind == "f")
+    assert all(np.ptp(x) > 0 for name, x in state.items() if x.size > 1)
+    module = reference.twin(mvp.load("mini", "numpy"))
     assert mvp.compare(reference.record(module, recorded.images).values, recorded).ok
 
 
