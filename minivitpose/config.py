@@ -34,8 +34,10 @@ ALIASES = {
     "coco25": "coco_25",
     "interhand": "interhand2d",
     "hand": "coco_wholebody_hand",
+    "face": "coco_wholebody_face",
+    "halpe136": "halpe",
+    "posetrack": "posetrack18",
 }
-ALIASES |= {"face": "coco_wholebody_face", "halpe136": "halpe", "posetrack": "posetrack18"}
 UDP = ("coco", "mpii", "humanart", None)  # trained with unbiased targets, as far as their configs say
 
 

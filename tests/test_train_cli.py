@@ -1,6 +1,7 @@
 """`minivitpose train` as a user meets it: files, words, stopping and going on, clear errors."""
 
 import csv
+import json
 import signal
 import subprocess
 import sys
@@ -8,9 +9,11 @@ import time
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import minivitpose as mvp
 from minivitpose.cli import main
+from models import small_config, state_dict_for
 
 TINY = """
 embed_dim = 24
@@ -99,9 +102,41 @@ def test_fine_tuning_with_another_number_of_keypoints_and_frozen_layers(config):
         assert same == name.startswith("backbone"), name
 
 
+def test_another_number_of_keypoints_makes_a_new_last_layer_and_keeps_the_rest(config):
+    """A COCO file with 5 keypoints, and a model that had 17."""
+    picture = np.random.default_rng(0).integers(0, 256, (120, 90, 3), np.uint8)
+    Image.fromarray(picture).save(config / "a.png")
+    points = [30, 40, 2, 50, 40, 2, 40, 60, 2, 35, 90, 1, 0, 0, 0]
+    person = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [10, 10, 70, 100], "area": 5e3, "iscrowd": 0}
+    content = {"images": [{"id": 1, "file_name": "a.png", "height": 120, "width": 90}]}
+    content |= {"annotations": [person | {"keypoints": points, "num_keypoints": 4}]}
+    (config / "five.json").write_text(json.dumps(content | {"categories": [{"id": 1, "name": "person"}]}))
+    (config / "tiny.toml").write_text("steps = 2\nbatch = 2\n")
+    assert train("--weights", "mini", "--keypoints", "5", "--annotations", "five.json", "--images", ".") == 0
+    model = mvp.load(config / "run" / "weights.npz", "numpy")
+    assert model.config.num_keypoints == 5 and model.config.embed_dim == 128
+    rows = list(csv.DictReader((config / "run" / "log.csv").read_text().splitlines()))
+    assert float(rows[-1]["loss"]) > 0 and rows[-1]["validation_loss"] == ""
+
+
+@pytest.mark.parametrize("naming", [None, "aic"])
+def test_a_checkpoint_of_another_dataset_needs_no_word_about_it(naming, config):
+    """AIC has 14 keypoints; nothing but the checkpoint says so."""
+    np.savez("aic.npz", **state_dict_for(small_config(num_keypoints=14, image_size=(256, 192))))
+    (config / "tiny.toml").write_text("steps = 1\nbatch = 1\nnum_heads = 3\n")
+    people = {"images": [{"id": 1, "file_name": "a.png"}], "categories": [{"id": 1, "name": "person"}]}
+    person = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 40, 40], "keypoints": [20, 20, 2] * 14}
+    (config / "aic.json").write_text(json.dumps(people | {"annotations": [person | {"area": 900, "iscrowd": 0}]}))
+    Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save("a.png")
+    more = ["--dataset", naming] if naming else []
+    assert train("--weights", "aic.npz", "--annotations", "aic.json", "--images", ".", *more) == 0
+    assert mvp.load(config / "run" / "weights.npz", "numpy", num_heads=3).config.dataset == "aic"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--seed", "-1"], "seed: expected a number from 0, found -1"),
         (["--annotations", "a.json"], "--annotations and --images go together"),
         (["--steps", "0"], "steps: expected a number above 0, found 0"),
         (["--weights", "absent.pth"], "absent.pth"),

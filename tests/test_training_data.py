@@ -8,10 +8,11 @@ from PIL import Image
 
 from minivitpose import synthetic
 from minivitpose.config import Config
+from minivitpose.pose import crop
 from minivitpose.pose.coco_json import CocoError
 from minivitpose.pose.skeletons import COCO, SKELETONS
 from minivitpose.training.augment import flipped, half_body, random_matrix, recoloured
-from minivitpose.training.data import CocoCrops, Mannequins, held_out, ready
+from minivitpose.training.data import CocoCrops, Mannequins, augmented, held_out, ready
 from minivitpose.training.settings import Settings
 from minivitpose.training.start import fresh, with_keypoints
 
@@ -201,6 +202,19 @@ def test_held_out_scenes_are_not_those_of_the_training():
     assert [len(images) for images, _, _ in batches] == [2, 1]
     trained = ready(*synthetic.batch(1, 2)[:2], COCO, CONFIG)
     assert not np.array_equal(batches[0][0], trained[0])
+
+
+def test_plain_models_learn_from_plain_crops():
+    """The crop of a model with plain targets is the one that its pipeline cuts, as for the others."""
+    image, keypoints = np.random.default_rng(0).integers(0, 256, (200, 150, 3), np.uint8), np.full((17, 3), 60.0)
+    still = Settings(flip=0, scale=0, rotation=0, half_body=0, colour=0)
+    for dataset, mode in (("coco", "udp"), ("ap10k", "plain")):
+        config = Config(24, 2, 3, dataset=dataset)
+        expected = crop(image, (20, 30, 90, 120), mode=mode)
+        rng, rectangle = np.random.default_rng(1), (expected.centre, expected.scale)
+        pixels, points = augmented(rng, image, *rectangle, keypoints, SKELETONS[dataset], still, config)
+        assert np.array_equal(pixels, expected.pixels)
+        assert np.allclose(points[0, :2], expected.from_picture((60, 60)))
 
 
 def test_ready_follows_the_pipeline_of_the_dataset():

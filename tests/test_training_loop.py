@@ -86,6 +86,14 @@ def test_the_averaged_weights_are_the_ones_that_are_saved(uninterrupted):
     assert any(not np.array_equal(x, weights[name]) for name, x in flatten(run.params).items())
 
 
+def test_frozen_layers_keep_their_statistics(tmp_path):
+    run = training(tmp_path, replace(SETTINGS, steps=2, frozen=("keypoint_head",)))
+    before = {name: x.copy() for name, x in flatten(run.params).items()}
+    list(run.run())
+    for name, x in flatten(run.params).items():
+        assert np.array_equal(x, before[name]) == name.startswith("keypoint_head"), name
+
+
 def test_minutes_stop_it(tmp_path):
     run = training(tmp_path)
     assert list(run.run(until=0)) == []

@@ -18,7 +18,7 @@ def add(command):
     p.add_argument("--weights", metavar="W", help="start from this checkpoint (default: new weights)")
     p.add_argument("--annotations", metavar="JSON", help="a COCO file with keypoints (default: the mannequin world)")
     p.add_argument("--images", metavar="DIR", help="the folder of its pictures")
-    p.add_argument("--dataset", metavar="D", help="the keypoint set (default: coco)")
+    p.add_argument("--dataset", metavar="D", help="the keypoint set (default: the usual one for so many keypoints)")
     p.add_argument("--keypoints", type=int, metavar="K", help="another number of keypoints: a new last layer")
     p.add_argument("--frozen", nargs="+", metavar="NAME", help="beginnings of the names of parameters that stay")
     p.add_argument("--steps", type=int, metavar="N", help="batches to learn from")
@@ -94,10 +94,12 @@ def prepare(options, settings):
     from minivitpose.training.start import fresh, with_keypoints
 
     if settings.weights:
-        model = load(settings.weights, "numpy", dataset=None if settings.keypoints else settings.dataset)
+        dataset = settings.dataset or None
+        of_file = {"num_heads": settings.num_heads or None, "dataset": None if settings.keypoints else dataset}
+        model = load(settings.weights, "numpy", **of_file)
         params, config = model.params, model.config
         if settings.keypoints and settings.keypoints != config.num_keypoints:
-            params, config = with_keypoints(params, config, settings.dataset, settings.keypoints, settings.seed)
+            params, config = with_keypoints(params, config, dataset, settings.keypoints, settings.seed)
     else:
         config = settings.config
         params = fresh(config, settings.seed)

@@ -52,7 +52,7 @@ class Crop:
 
     def from_picture(self, xy):
         """Points of the picture -> points of the crop: the inverse of to_picture."""
-        return (np.asarray(xy, np.float64) - self.matrix[:, 2]) @ np.linalg.inv(self.matrix[:, :2]).T
+        return from_picture(xy, self.matrix)
 
 
 def crop(image, box, size=(256, 192), mode="udp"):
@@ -159,10 +159,20 @@ def easy_crop(image, box, size):
     return Crop(pixels, box, centre, scale, "easy")
 
 
+def from_picture(xy, matrix):
+    """Points of the picture -> points of the crop that has this matrix (2, 3). (..., 2) -> (..., 2) float64."""
+    return (np.asarray(xy, np.float64) - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T
+
+
 def network_input(crop):
     """Crop -> (1, 3, H, W) float32: (colour / 255 - MEAN) / STD, the colour channels first."""
-    x = (crop.pixels.astype(np.float32) / np.float32(255) - MEAN) / STD
-    return np.ascontiguousarray(x.transpose(2, 0, 1)[None])
+    return normalised(crop.pixels[None])
+
+
+def normalised(pixels):
+    """Crops (B, H, W, 3) uint8 RGB -> (B, 3, H, W) float32, as ``network_input`` gives one of them."""
+    x = (pixels.astype(np.float32) / np.float32(255) - MEAN) / STD
+    return np.ascontiguousarray(x.transpose(0, 3, 1, 2))
 
 
 def whole_picture(image):

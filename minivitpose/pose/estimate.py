@@ -245,8 +245,3 @@ def check_heatmaps(plan, heatmaps, crowd):
         f"person {person} of {picture.name}: the heatmap of keypoint {k} ({name}) has a NaN or infinity; check the "
         "weights with `minivitpose inspect` and `minivitpose compare`"
     )
-
-
-def pose_in_crop(crop, heatmaps, mode="udp"):
-    """A Crop and its heatmaps (K, Hm, Wm) -> Pose, in pixels of the picture. mode: one of decode's."""
-    return Pose(*decode(heatmaps, crop.centre, crop.scale, mode), crop.box)

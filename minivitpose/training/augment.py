@@ -13,10 +13,11 @@ HALF_PADDING = 1.5  # how much wider and higher than the joints the crop of half
 ROTATED = 0.6  # share of the crops that are turned at all
 
 
-def random_matrix(rng, centre, scale, keypoints, skeleton, settings, size=(256, 192)):
+def random_matrix(rng, centre, scale, keypoints, skeleton, settings, size=(256, 192), mode="udp"):
     """The affine map of an augmented crop, crop pixel -> picture pixel, without the flip: (2, 3) float64.
 
-    centre, scale: of the person's crop, in pixels of the picture; keypoints (K, 3) x, y, visibility there.
+    centre, scale: of the person's crop, in pixels of the picture; keypoints (K, 3) x, y, visibility there;
+    settings: a Settings; mode: "udp" or "plain", as the model's targets.
     """
     if rng.random() < settings.half_body:
         centre, scale = half_body(rng, centre, scale, keypoints, skeleton, size)
@@ -24,7 +25,7 @@ def random_matrix(rng, centre, scale, keypoints, skeleton, settings, size=(256, 
     share = max(share, 0.1)
     turned = rng.random() < ROTATED
     rotation = np.clip(settings.rotation * rng.standard_normal(), -2 * settings.rotation, 2 * settings.rotation)
-    return crop_matrix(centre, np.multiply(scale, share), size, rotation=rotation * turned)
+    return crop_matrix(centre, np.multiply(scale, share), size, mode, rotation * turned)
 
 
 def half_body(rng, centre, scale, keypoints, skeleton, size):

@@ -11,9 +11,9 @@ def training_curve(lines, title=""):
     left, right = figure.subplots(1, 2)
     show(left, lines, "loss", "validation_loss", "loss (mean squared error of the heatmaps)")
     left.set_yscale("log")
+    left.legend(frameon=False)  # here, since a short training has no accuracy yet
     show(right, lines, "accuracy", "validation_accuracy", "share of joints within 1/20 of the crop")
     right.set_ylim(0, 1)
-    right.legend(frameon=False, loc="lower right")
     figure.suptitle(title, fontsize=11, color=INK)
     figure.tight_layout()
     return figure

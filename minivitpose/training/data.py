@@ -6,7 +6,7 @@ import numpy as np
 
 from minivitpose import synthetic
 from minivitpose.pose.coco_json import CocoError, read_coco
-from minivitpose.pose.crop import MEAN, STD, centre_and_scale
+from minivitpose.pose.crop import centre_and_scale, from_picture, normalised
 from minivitpose.pose.encode import encode
 from minivitpose.pose.image import ImageError, read_image
 from minivitpose.pose.warp_kernel import warp
@@ -23,14 +23,13 @@ class CocoCrops:
     A picture that cannot be read is reported by ``say`` and another person takes its place.
     """
 
-    def __init__(self, annotations, images, skeleton, settings, config, say=print, augment=True):
+    def __init__(self, annotations, images, skeleton, settings, config, say=print):
         """annotations: path of a COCO file with keypoints; images: the folder of its pictures.
 
         Raises CocoError where there is nothing to learn from, or where the keypoints are of another number.
         """
         self.settings, self.config, self.skeleton = settings, config, skeleton
-        self.folder, self.say, self.augment = Path(images), say, augment
-        self.broken = {}
+        self.folder, self.say, self.broken = Path(images), say, {}
         coco = read_coco(annotations, wholebody=len(skeleton.keypoints) == 133)
         if coco.images is None or coco.keypoints is None:
             raise CocoError(f"{annotations}: expected annotations with keypoints, found none")
@@ -64,8 +63,7 @@ class CocoCrops:
             image = self.picture(i, rng)
         size = self.config.image_size
         rectangle = centre_and_scale(tuple(self.boxes[i].tolist()), size)
-        settings = self.settings if self.augment else PLAIN
-        return augmented(rng, image, *rectangle, self.keypoints[i], self.skeleton, settings, size)
+        return augmented(rng, image, *rectangle, self.keypoints[i], self.skeleton, self.settings, self.config)
 
     def picture(self, i, rng):
         """The picture of person i, or None if it cannot be read, which is said once."""
@@ -84,12 +82,6 @@ class CocoCrops:
             return None
 
 
-class PLAIN:
-    """No augmentation at all."""
-
-    flip = rotation = scale = half_body = colour = 0.0
-
-
 class Mannequins:
     """The synthetic world: ``source(step)`` gives a batch of scenes.
 
@@ -104,7 +96,7 @@ class Mannequins:
 
     def __call__(self, step):
         """Batch number ``step``: images (B, 3, H, W), targets (B, K, Hm, Wm), target_weight (B, K), float32."""
-        s, size = self.settings, self.config.image_size
+        s = self.settings
         rng = np.random.default_rng((s.seed, step, 2))
         first = round(step * s.batch / s.reuse)
         numbers = (first + rng.integers(0, POOL if s.reuse > 1 else s.batch, s.batch)).tolist()
@@ -112,7 +104,7 @@ class Mannequins:
         wide = np.array(self.drawn[numbers[0]][0].shape[1::-1]) - 1  # the last pixel, x and y
         rectangle = wide / 2, wide / MARGIN
         crops = [
-            augmented(rng, image, *rectangle, xyv, self.skeleton, s, size)
+            augmented(rng, image, *rectangle, xyv, self.skeleton, s, self.config)
             for image, xyv in map(self.drawn.get, numbers)
         ]
         images, keypoints = map(np.stack, zip(*crops, strict=True))
@@ -136,25 +128,28 @@ def held_out(skeleton, settings, config):
         yield ready(images, keypoints, skeleton, config)
 
 
-def augmented(rng, image, centre, scale, keypoints, skeleton, settings, size):
+def target_mode(config):
+    """The map of crop and targets that a model is trained with: "plain", or "udp" for all other pipelines."""
+    return "plain" if config.pipeline == "plain" else "udp"
+
+
+def augmented(rng, image, centre, scale, keypoints, skeleton, settings, config):
     """A person's crop, changed at random: (H, W, 3) uint8, and keypoints (K, 3) in its pixels.
 
-    image (H, W, 3) uint8; centre, scale, keypoints (K, 3) in its pixels; size (height, width) of the crop.
+    image (H, W, 3) uint8; centre, scale, keypoints (K, 3) in its pixels; config: of the model that learns.
     """
-    matrix = random_matrix(rng, centre, scale, keypoints, skeleton, settings, size)
+    size = config.image_size
+    matrix = random_matrix(rng, centre, scale, keypoints, skeleton, settings, size, target_mode(config))
     pixels = recoloured(rng, warp(image, matrix, size), settings.colour)
-    xy = (keypoints[:, :2] - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T
-    keypoints = np.column_stack([xy, keypoints[:, 2]])
+    keypoints = np.column_stack([from_picture(keypoints[:, :2], matrix), keypoints[:, 2]])
     return flipped(pixels, keypoints, skeleton.flip_index) if rng.random() < settings.flip else (pixels, keypoints)
 
 
 def ready(images, keypoints, skeleton, config):
     """Crops (B, H, W, 3) uint8 and keypoints (B, K, 3) in their pixels -> what loss_and_gradients takes, float32."""
-    x = (images.astype(np.float32) / np.float32(255) - MEAN) / STD
     weights = np.float32(skeleton.weights or 1) * (keypoints[..., 2] > 0)
-    mode = "plain" if config.pipeline == "plain" else "udp"
     shape = weights.shape
     xy, weights = keypoints[..., :2].reshape(-1, 2), weights.reshape(-1)  # all maps of the batch at once
-    targets, weights = encode(xy, weights, config.image_size, config.heatmap_size, mode=mode)
+    targets, weights = encode(xy, weights, config.image_size, config.heatmap_size, mode=target_mode(config))
     targets, weights = targets.reshape(*shape, *config.heatmap_size), weights.reshape(shape)
-    return np.ascontiguousarray(x.transpose(0, 3, 1, 2)), targets, weights
+    return normalised(images), targets, weights

@@ -81,7 +81,8 @@ class Training:
         self.optimiser.step(gradients, rate)
         flat = flatten(self.params)
         for name, x in flatten(statistics).items():
-            flat[name][...] = x
+            if not name.startswith(s.frozen):
+                flat[name][...] = x
         if self.average:
             keep = min(s.average, (1 + self.step) / (10 + self.step))  # the first weights are soon forgotten
             for name, x in flat.items():
@@ -149,14 +150,16 @@ class Training:
         arrays = read_state_dict(path)
         try:
             state = json.loads(bytes(arrays["__state__"]))
-            found, wanted = state["settings"], json.loads(json.dumps(asdict(self.settings)))
-            other = [name for name in wanted if found.get(name) != wanted[name]]
-            if other:
-                name = other[0]
-                raise CheckpointError(
-                    f"{path} is of a training with {name} = {found.get(name)!r}, not {wanted[name]!r}",
-                    fix="give the same settings to go on, or another folder to start anew",
-                )
+            found, wanted = dict(state["settings"]), json.loads(json.dumps(asdict(self.settings)))
+        except (KeyError, TypeError, ValueError):
+            raise not_ours(path) from None
+        if other := [name for name in wanted if found.get(name) != wanted[name]]:
+            name = other[0]
+            raise CheckpointError(
+                f"{path} is of a training with {name} = {found.get(name)!r}, not {wanted[name]!r}",
+                fix="give the same settings to go on, or another folder to start anew",
+            )
+        try:
             for name, x in flatten(self.params).items():
                 x[...] = arrays[f"param.{name}"]
             for name in self.average or {}:
@@ -164,16 +167,18 @@ class Training:
             start = "optimiser."
             self.optimiser.restore({k.removeprefix(start): x for k, x in arrays.items() if k.startswith(start)})
             self.step, self.lines, self.sums = state["step"], state["lines"], [tuple(x) for x in state["sums"]]
-        except (KeyError, TypeError, ValueError) as error:
-            if isinstance(error, CheckpointError):
-                raise
-            raise CheckpointError(f"{path} is no checkpoint of this training", fix="use another folder") from None
+        except (KeyError, TypeError, ValueError):
+            raise not_ours(path) from None
 
     def write_log(self):
         """The whole table anew: a training that was stopped leaves no line of steps that are done again."""
         with replacing(self.folder / TABLE) as file:
             rows = [",".join(LOG)] + [",".join(format_cell(line.get(name)) for name in LOG) for line in self.lines]
             file.write(("\n".join(rows) + "\n").encode())
+
+
+def not_ours(path):
+    return CheckpointError(f"{path} is no checkpoint of this training", fix="use another folder")
 
 
 def format_cell(value):

@@ -29,7 +29,7 @@ class Settings:
     num_heads: int = 0
     deconv_filters: tuple = ()
     head: str = "classic"
-    dataset: str = "coco"
+    dataset: str = ""
     keypoints: int = 0
     frozen: tuple = ()
 
@@ -64,9 +64,12 @@ class Settings:
         for name in ("steps", "batch", "rate", "validate_every", "reuse"):
             if getattr(self, name) <= 0:
                 raise SettingsError(f"{name}: expected a number above 0, found {getattr(self, name)}")
-        if self.keypoints < 0:
-            raise SettingsError(f"keypoints: expected a number from 0, found {self.keypoints}")
-        for name in ("flip", "scale", "half_body", "colour", "drop_path", "average", "final"):
+        for name in ("keypoints", "seed", "warm_up", "validate_on"):
+            if getattr(self, name) < 0:
+                raise SettingsError(f"{name}: expected a number from 0, found {getattr(self, name)}")
+        if not 0 <= self.drop_path < 1:
+            raise SettingsError(f"drop_path: expected a number from 0 and below 1, found {self.drop_path}")
+        for name in ("flip", "scale", "half_body", "colour", "average", "final"):
             if not 0 <= getattr(self, name) <= 1:
                 raise SettingsError(f"{name}: expected a number from 0 to 1, found {getattr(self, name)}")
         if self.variant.lower() not in [name.lower() for name in VARIANTS]:
@@ -78,7 +81,7 @@ class Settings:
     def config(self):
         """The Config of a new model."""
         sizes = {name: getattr(self, name) for name in ("embed_dim", "depth", "num_heads", "deconv_filters")}
-        more = {"head": self.head, "dataset": self.dataset, "num_keypoints": self.keypoints or 17}
+        more = {"head": self.head, "dataset": self.dataset or None, "num_keypoints": self.keypoints or 17}
         base = variant_config(self.variant, **more)
         if not any(sizes.values()):
             return base

@@ -45,4 +45,5 @@ def with_keypoints(params, config, dataset, count, seed=0):
         flat[name] = first_value(name, (count, *shapes[name][1:]), rng)
     shapes = {name: x.shape for name, x in flat.items()}
     options = {"image_size": config.image_size, "ratio": config.ratio, "qk_scale": config.qk_scale, "eps": config.eps}
-    return nest(flat), read_config(shapes, config.num_heads, dataset=dataset, **options)
+    options |= {"dataset": dataset, "pipeline": config.pipeline}
+    return nest(flat), read_config(shapes, config.num_heads, **options)
