@@ -19,10 +19,11 @@ def main(arguments=None):
     from minivitpose.pose import BoxError, ImageError, PoseError
     from minivitpose.pose.coco_fields import CocoError
     from minivitpose.recording import RecordingError
+    from minivitpose.training import TrainingError
     from minivitpose.training.settings import SettingsError
 
     of_input = (CheckpointError, ConfigError, ImageError, BoxError, PoseError, CocoError, SettingsError)
-    of_input += (RecordingError, BenchError)
+    of_input += (RecordingError, BenchError, TrainingError)
     options = parser().parse_args(arguments)
     try:
         return options.run(options)

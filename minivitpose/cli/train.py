@@ -8,6 +8,7 @@ from minivitpose.cli.options import UsageError, say
 from minivitpose.files import write_text
 
 EXAMPLE = "minivitpose train --config docs/mini.toml --out runs/mini --minutes 170"
+SHOWN = ("loss", "accuracy", "validation_accuracy")
 CHANGES = ("weights", "annotations", "images", "keypoints", "dataset", "steps", "batch", "rate", "seed")
 
 
@@ -41,8 +42,7 @@ def minutes(text):
 
 def run(options):
     """Exit code 0 when all steps are done or the minutes are over, 1 when the loss is no number any more."""
-    from tqdm import tqdm
-
+    from minivitpose.plot import save
     from minivitpose.training.curve import training_curve
     from minivitpose.training.loop import DivergedError
     from minivitpose.training.settings import as_toml, read_settings
@@ -57,25 +57,13 @@ def run(options):
     if training.step:
         say(f"going on from step {training.step} of {settings.steps}")
     until = options.minutes and time.monotonic() + 60 * options.minutes
-    bar = tqdm(
-        total=settings.steps * settings.batch, initial=training.step * settings.batch, unit="crop", unit_scale=True
-    )
-    shown = {}
     try:
-        with bar:
-            for line in training.run(until):
-                bar.update(settings.batch)
-                shown |= {
-                    name: f"{line[name]:.3g}" for name in ("loss", "accuracy", "validation_accuracy") if name in line
-                }
-                bar.set_postfix(shown, refresh=False)
+        follow(training, until)
     except DivergedError as error:
         say(f"minivitpose: {error}")
         return 1
     finally:
         if training.lines:
-            from minivitpose.plot import save
-
             save(training_curve(training.lines, training.config.describe()), options.out / "curve.png")
     done = training.step == settings.steps
     written = options.out / ("weights.npz" if done else "checkpoint.npz")
@@ -83,6 +71,19 @@ def run(options):
     if not done:
         print("not all steps are done: the same command goes on")
     return 0
+
+
+def follow(training, until):
+    """Run it, with a bar that shows the last known loss and accuracies."""
+    from tqdm import tqdm
+
+    batch, shown = training.settings.batch, {}
+    total, done = training.settings.steps * batch, training.step * batch
+    with tqdm(total=total, initial=done, unit="crop", unit_scale=True) as bar:
+        for line in training.run(until):
+            bar.update(batch)
+            shown |= {name: f"{line[name]:.3g}" for name in SHOWN if name in line}
+            bar.set_postfix(shown, refresh=False)
 
 
 def prepare(options, settings):

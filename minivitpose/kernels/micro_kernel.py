@@ -67,6 +67,26 @@ def micro_kernel(width):
     return tile_product
 
 
+def sum_over(builder, k, width, steps, step):
+    """The tile's sums over k steps from zeros: UNROLL at a time by ``steps``, what is left one by one by ``step``."""
+    whole = builder.sub(k, builder.srem(k, integer(UNROLL)))
+    sums = [ir.Constant(vec, [0.0] * LANES)] * (ROWS * width)
+    sums = loop(builder, integer(0), whole, UNROLL, sums, steps)
+    return loop(builder, whole, k, 1, sums, step)
+
+
+def write_tile(builder, sums, c, ci, cj, add, width):
+    """The sums to their places in c, or on top of what is there if ``add``."""
+    places = [c.at(builder.add(ci, integer(i)), cj, j * LANES) for i in range(ROWS) for j in range(width)]
+    with builder.if_else(add) as (added, alone):
+        with added:
+            for total, place in zip(sums, places, strict=True):
+                store_at(builder, builder.fadd(load_at(builder, place), total), place)
+        with alone:
+            for total, place in zip(sums, places, strict=True):
+                store_at(builder, total, place)
+
+
 def tile_ir(width):
     def emit(builder, c, ci, cj, a, ai, ak, b, bk, bj, k, ahead, add):
         pairs = b.dtype == types.uint32
@@ -96,19 +116,7 @@ def tile_ir(width):
                 sums = step(builder.add(at, integer(u)), sums)
             return sums
 
-        whole = builder.sub(k, builder.srem(k, integer(UNROLL)))
-        sums = [ir.Constant(vec, [0.0] * LANES)] * (ROWS * width)
-        sums = loop(builder, integer(0), whole, UNROLL, sums, steps)
-        sums = loop(builder, whole, k, 1, sums, step)
-
-        places = [c.at(builder.add(ci, integer(i)), cj, j * LANES) for i in range(ROWS) for j in range(width)]
-        with builder.if_else(add) as (added, alone):
-            with added:
-                for total, place in zip(sums, places, strict=True):
-                    store_at(builder, builder.fadd(load_at(builder, place), total), place)
-            with alone:
-                for total, place in zip(sums, places, strict=True):
-                    store_at(builder, total, place)
+        write_tile(builder, sum_over(builder, k, width, steps, step), c, ci, cj, add, width)
 
     return emit
 

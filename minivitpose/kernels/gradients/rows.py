@@ -5,7 +5,7 @@ import numpy as np
 
 from minivitpose.kernels.crew import first_task, next_task, wait
 from minivitpose.kernels.simd import LANES, absolute, fma, load, splat, store, sum_lanes, where_above
-from minivitpose.kernels.vecmath import FAR, P, Q, exp, f, gelu
+from minivitpose.kernels.vecmath import exp, f, gelu, gelu_half
 
 TASK = 24  # rows a thread takes at a time
 PARTIALS = 2  # rows of sums that each task of layer_norm_backward leaves
@@ -17,19 +17,7 @@ def gelu_slope(x):
     """Phi(x) + x phi(x), the derivative of x Phi(x); Phi as in vecmath.gelu."""
     y = absolute(x)
     t = y * y
-    p = splat(P[5])
-    p = fma(p, t, splat(P[4]))
-    p = fma(p, t, splat(P[3]))
-    p = fma(p, t, splat(P[2]))
-    p = fma(p, t, splat(P[1]))
-    p = fma(p, t, splat(P[0]))
-    q = splat(Q[5])
-    q = fma(q, t, splat(Q[4]))
-    q = fma(q, t, splat(Q[3]))
-    q = fma(q, t, splat(Q[2]))
-    q = fma(q, t, splat(Q[1]))
-    q = fma(q, t, splat(Q[0]))
-    h = where_above(y, splat(FAR), splat(f(0.5)), y * p / q)
+    h = gelu_half(y)
     area = splat(f(0.5)) + where_above(x, splat(f(0)), h, splat(f(0)) - h)
     return fma(x * splat(DENSITY), exp(t * splat(f(-0.5))), area)
 

@@ -3,10 +3,9 @@
 Each step of k reads ROWS numbers that lie side by side in a row of a, and VECTORS vectors of a row of b.
 """
 
-from llvmlite import ir
 from numba import types
 
-from minivitpose.kernels.micro_kernel import ROWS, UNROLL, VECTORS, loop
+from minivitpose.kernels.micro_kernel import ROWS, UNROLL, VECTORS, sum_over, write_tile
 from minivitpose.kernels.simd import (
     LANES,
     array,
@@ -17,8 +16,6 @@ from minivitpose.kernels.simd import (
     integer,
     load_at,
     splat_ir,
-    store_at,
-    vec,
 )
 
 
@@ -58,18 +55,7 @@ def transposed_ir(width):
                 sums = step(builder.add(at, integer(u)), sums)
             return sums
 
-        whole = builder.sub(k, builder.srem(k, integer(UNROLL)))
-        sums = [ir.Constant(vec, [0.0] * LANES)] * (ROWS * width)
-        sums = loop(builder, integer(0), whole, UNROLL, sums, steps)
-        sums = loop(builder, whole, k, 1, sums, step)
-        places = [c.at(builder.add(ci, integer(i)), cj, j * LANES) for i in range(ROWS) for j in range(width)]
-        with builder.if_else(add) as (added, alone):
-            with added:
-                for total, place in zip(sums, places, strict=True):
-                    store_at(builder, builder.fadd(load_at(builder, place), total), place)
-            with alone:
-                for total, place in zip(sums, places, strict=True):
-                    store_at(builder, total, place)
+        write_tile(builder, sum_over(builder, k, width, steps, step), c, ci, cj, add, width)
 
     return emit
 
