@@ -5,7 +5,17 @@ import pytest
 
 from minivitpose.config import parameter_shapes
 from minivitpose.parameters import flatten, nest
-from minivitpose.training.optimiser import AdamW, clip, decays, layer_number, rate_scale
+from minivitpose.training.optimiser import (
+    AdamW,
+    Muon,
+    as_matrices,
+    clip,
+    decays,
+    is_hidden_matrix,
+    layer_number,
+    orthogonalised,
+    rate_scale,
+)
 from minivitpose.training.schedule import schedule
 from models import small_config, state_dict_for
 
@@ -107,3 +117,69 @@ def test_schedules():
     assert schedule(5, 10, kind="constant") == 1
     with pytest.raises(ValueError, match="unknown schedule 'linear': expected 'cosine'"):
         schedule(5, 10, kind="linear")
+
+
+def test_orthogonalised_takes_each_singular_value_through_the_polynomial():
+    rng = np.random.default_rng(3)
+    for shape in ((2, 6, 6), (1, 5, 12), (3, 12, 5)):
+        matrices = rng.standard_normal(shape)
+        u, s, vt = np.linalg.svd(matrices, full_matrices=False)
+        first = s = s / (np.linalg.norm(matrices, axis=(1, 2))[:, None] + 1e-7)
+        for _ in range(5):
+            s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
+        assert np.allclose(orthogonalised(matrices), u * s[:, None] @ vt, rtol=0, atol=1e-12)
+        assert np.all((s > 0.68) & (s < 1.14) | (first < 0.02)) and (first > 0.02).mean() > 0.8
+
+
+def test_what_muon_turns():
+    params = state_dict_for(small_config())
+    found = {name for name, x in params.items() if is_hidden_matrix(name, x)}
+    assert {"backbone.patch_embed.proj.weight", "backbone.blocks.0.attn.qkv.weight"} <= found
+    assert "keypoint_head.deconv_layers.0.weight" in found and "keypoint_head.final_layer.weight" not in found
+    assert not any(name.endswith(("bias", "pos_embed")) or "norm" in name for name in found)
+    qkv = params["backbone.blocks.0.attn.qkv.weight"]
+    three = as_matrices("backbone.blocks.0.attn.qkv.weight", qkv)
+    assert np.array_equal(three, np.split(qkv, 3))
+
+
+@pytest.mark.reference
+def test_muon_step_by_step():
+    """PyTorch turns in bfloat16, which has three digits, and knows no kernels and no qkv: matrices are compared."""
+    torch = pytest.importorskip("torch")
+    config = small_config(depth=2)
+    params = nest(state_dict_for(config, dtype="float32"))
+    ours = Muon(params, config.depth, weight_decay=0.05, matrix_rate=3)
+    names = [name for name, x in ours.params.items() if is_hidden_matrix(name, x) and x.ndim == 2 and "qkv" not in name]
+    assert len(names) == 6
+    theirs = {name: torch.nn.Parameter(torch.tensor(ours.params[name])) for name in names}
+    optimiser = torch.optim.Muon(theirs.values(), lr=3e-2, weight_decay=0.05, adjust_lr_fn="match_rms_adamw")
+    before = {name: ours.params[name].copy() for name in names}
+    for seed in range(4):
+        gradients = gradients_for(ours.params, seed)
+        for name, x in theirs.items():
+            x.grad = torch.tensor(gradients[name])
+        ours.step(gradients, 1e-2)
+        optimiser.step()
+    for name, x in theirs.items():
+        moved, off = ours.params[name] - before[name], ours.params[name] - x.detach().numpy()
+        assert np.sqrt(np.mean(off**2)) < 0.02 * np.sqrt(np.mean(moved**2)), name
+
+
+def test_muon_leaves_the_rest_to_adamw_and_goes_on_where_it_was():
+    config = small_config()
+    runs = [nest(state_dict_for(config, dtype="float32")) for _ in range(3)]
+    a, b = (Muon(params, config.depth) for params in runs[:2])
+    adamw = AdamW(runs[2], config.depth)
+    for seed in range(4):
+        gradients = gradients_for(a.params, seed)
+        a.step({name: g.copy() for name, g in gradients.items()}, 1e-2)
+        adamw.step(gradients, 1e-2)
+        if seed == 2:
+            for name, x in a.params.items():
+                b.params[name][...] = x
+            b.restore({name: x.copy() for name, x in a.state().items()})
+    b.step(gradients_for(b.params, 3), 1e-2)
+    for name, x in a.params.items():
+        assert np.array_equal(x, b.params[name]), name
+        assert np.array_equal(x, adamw.params[name]) != is_hidden_matrix(name, x), name
+        assert x.dtype == np.float32

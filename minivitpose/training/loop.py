@@ -18,7 +18,7 @@ from minivitpose.parameters import flatten, nest
 from minivitpose.pose.decode import decode_argmax
 from minivitpose.training.backward import loss_and_gradients
 from minivitpose.training.loss import heatmap_loss
-from minivitpose.training.optimiser import AdamW, clip
+from minivitpose.training.optimiser import clip, new_optimiser
 from minivitpose.training.schedule import schedule
 
 LOG = ("step", "loss", "accuracy", "rate", "gradient", "validation_loss", "validation_accuracy")
@@ -45,9 +45,7 @@ class Training:
         self.folder, self.settings, self.config = Path(folder), settings, config
         self.source, self.validation, self.engine = source, validation or [], engine
         self.params = nest({name: np.array(x) for name, x in flatten(params).items()})
-        self.optimiser = AdamW(
-            self.params, config.depth, settings.layer_decay, settings.weight_decay, frozen=settings.frozen
-        )
+        self.optimiser = new_optimiser(self.params, config, settings)
         self.average = {name: x.copy() for name, x in flatten(self.params).items()} if settings.average else None
         self.step, self.lines, self.sums = 0, [], []
         if (self.folder / CHECKPOINT).exists():

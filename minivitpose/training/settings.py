@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass, fields
 
 from minivitpose.config import VARIANTS, Config, variant_config
 
+CHOICES = {"optimiser": ("adamw", "muon"), "schedule": ("cosine", "step", "constant")}
+
 
 class SettingsError(ValueError):
     """A setting that does not exist or cannot be: which, what was expected, what was found."""
@@ -17,9 +19,10 @@ class Settings:
     weights: any checkpoint to start from, or empty for a new model of the sizes below it. keypoints: 0 keeps those of
     the checkpoint; another number makes a new last layer. frozen: beginnings of the names of parameters that stay.
     annotations: a COCO file, and images the folder of its pictures; empty: the mannequin world, whose scenes never
-    end, and each of which serves ``reuse`` times, cut in other ways. rate: the learning rate at its highest. average:
-    the share of the old that the averaged weights keep at each step; 0 for none. flip, half_body: shares of crops;
-    rotation: degrees; scale, colour: how far at most, as a share.
+    end, and each of which serves ``reuse`` times, cut in other ways. rate: the learning rate at its highest; the
+    optimiser "muon" takes ``matrix_rate`` times as much for hidden matrices. average: the share of the old that the
+    averaged weights keep at each step; 0 for none. flip, half_body: shares of crops; rotation: degrees; scale, colour:
+    how far at most, as a share.
     """
 
     weights: str = ""
@@ -44,7 +47,9 @@ class Settings:
 
     steps: int = 20_000
     batch: int = 32
+    optimiser: str = "adamw"
     rate: float = 5e-4
+    matrix_rate: float = 1.0
     schedule: str = "cosine"
     warm_up: int = 500
     final: float = 0.01
@@ -61,7 +66,7 @@ class Settings:
     def __post_init__(self):
         for field in fields(self):
             object.__setattr__(self, field.name, checked(field, getattr(self, field.name)))
-        for name in ("steps", "batch", "rate", "validate_every", "reuse"):
+        for name in ("steps", "batch", "rate", "validate_every", "reuse", "matrix_rate"):
             if getattr(self, name) <= 0:
                 raise SettingsError(f"{name}: expected a number above 0, found {getattr(self, name)}")
         for name in ("keypoints", "seed", "warm_up", "validate_on"):
@@ -74,8 +79,10 @@ class Settings:
                 raise SettingsError(f"{name}: expected a number from 0 to 1, found {getattr(self, name)}")
         if self.variant.lower() not in [name.lower() for name in VARIANTS]:
             raise SettingsError(f"variant: expected one of {', '.join(VARIANTS)}, found {self.variant!r}")
-        if self.schedule not in ("cosine", "step", "constant"):
-            raise SettingsError(f"schedule: expected 'cosine', 'step' or 'constant', found {self.schedule!r}")
+        for name, known in CHOICES.items():
+            if getattr(self, name) not in known:
+                expected = f"{', '.join(map(repr, known[:-1]))} or {known[-1]!r}"
+                raise SettingsError(f"{name}: expected {expected}, found {getattr(self, name)!r}")
 
     @property
     def config(self):
