@@ -16,7 +16,7 @@ from minivitpose.synthetic.camera import extent, extents, look
 from minivitpose.synthetic.figure import figure
 from minivitpose.synthetic.paint import paint
 from minivitpose.synthetic.pose_library import draw_stance
-from minivitpose.synthetic.render import World, draw, first_hits, hidden
+from minivitpose.synthetic.render import World, draw, exposure, first_hits, hidden
 from minivitpose.synthetic.solids import FLAT, ORIGIN, OWNER, box, cone, table
 from minivitpose.synthetic.stage import FURNITURE, draw_stage, seat
 from minivitpose.synthetic.wardrobe import draw_outfit, pick
@@ -283,7 +283,9 @@ def everybody(view, actors):
 
 
 def crop_of(seed, split, world, index, size, jitter=0.0, margin=1.0):
-    """A picture's first person, drawn into the crop that the pipeline would cut: pixels, keypoints, box, area."""
+    """A picture's first person in the crop that the pipeline would cut: a function that draws the pixels, keypoints,
+    box, area.
+    """
     rng = generator(seed, split, world, index)
     view, actors = lay_out(rng, world)
     found = person(view, actors[0], 0)
@@ -293,12 +295,11 @@ def crop_of(seed, split, world, index, size, jitter=0.0, margin=1.0):
         scale = scale * (1 + jitter * rng.uniform(-1, 1))
     matrix = crop_matrix(centre, scale * margin, size)
     corner, pitch = matrix[:, 2], matrix.diagonal()
-    pixels = draw(view, size, corner, pitch)
     keypoints = found.keypoints.copy()
     keypoints[:, :2] = (keypoints[:, :2] - corner) / pitch
     x, y, w, h = found.box
     place = *((x, y) - corner) / pitch, *(w, h) / pitch
-    return pixels, keypoints, place, found.area / (pitch[0] * pitch[1])
+    return exposure(view, size, corner, pitch), keypoints, place, found.area / (pitch[0] * pitch[1])
 
 
 def batch(seed, n, split="train", world="seen", size=(256, 192), threads=None, jitter=0.0, margin=1.0):
@@ -312,10 +313,12 @@ def batch(seed, n, split="train", world="seen", size=(256, 192), threads=None, j
     """
     threads = threads or os.cpu_count() or 1
     numbers = range(n) if isinstance(n, int | np.integer) else n
+    found = (crop_of(seed, split, world, i, size, jitter, margin) for i in numbers)
     if threads == 1:
-        found = [crop_of(seed, split, world, i, size, jitter, margin) for i in numbers]
-    else:
+        found = [(exposed(), *rest) for exposed, *rest in found]
+    else:  # this thread lays out one scene after the other, the crew draws them
         with ThreadPoolExecutor(threads) as crew:
-            found = list(crew.map(lambda i: crop_of(seed, split, world, i, size, jitter, margin), numbers))
+            found = [(crew.submit(exposed), *rest) for exposed, *rest in found]
+        found = [(pixels.result(), *rest) for pixels, *rest in found]
     pixels, keypoints, boxes, areas = zip(*found, strict=True)
     return np.stack(pixels), *(np.array(a, np.float32) for a in (keypoints, boxes, areas))
