@@ -6,7 +6,7 @@ from itertools import zip_longest
 
 import numpy as np
 
-from minivitpose.trace import Reference, root_mean_square, sample_of, signed_sum
+from minivitpose.trace import Reference, largest, root_mean_square, sample_of, signed_sum
 
 # The table of tolerances; docs/numerics.md says why and what was measured. In float32 the error against the float64
 # truth may be FACTOR times PyTorch's own float32 error (root mean square over the activation), and the largest error,
@@ -158,9 +158,19 @@ def check(ours, truth, values, facts, kind, sample=None):
     if truth is None or ours.dtype != np.float32:
         return Check(error, RELATIVE[str(ours.dtype), kind] * facts.scale, relative, **found)
     peak, rms = (facts.error, facts.rms) if kind == "chain" else (facts.error_alone, facts.rms_alone)
-    luck = 1 if sample is None else 1 + 3 / np.sqrt(ours.size)  # the mean of a few elements varies by that much
+    luck = 1 if sample is None else 1 + 3 / np.sqrt(telling(values - truth))
     found |= {"rms": root_mean_square(off), "rms_tolerance": luck * FACTOR[kind] * rms, "rms_reference": rms}
     return Check(error, PEAK * FACTOR[kind] * peak, relative, **found)
+
+
+def telling(errors):
+    """How many elements the mean square of these errors rests on: n if all are alike, 1 if one is larger than all others.
+
+    The mean square of a sample varies by about the share 1 / sqrt(telling), however large the sample is. Attention
+    patterns have a few large elements, and errors to go with them. Source: Kish's effective sample size.
+    """
+    squares = np.square(errors / largest(errors)) if errors.any() else np.ones(errors.size)
+    return squares.sum() ** 2 / np.square(squares).sum()
 
 
 def check_sum(ours, facts):

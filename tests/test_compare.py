@@ -9,7 +9,7 @@ import pytest
 
 import minivitpose as mvp
 from minivitpose import layers
-from minivitpose.compare import RELATIVE, Check, compare
+from minivitpose.compare import RELATIVE, Check, compare, telling
 from minivitpose.trace import Reference, sample_of, signed_sum
 from models import images_for, small_model, state_dict_for
 
@@ -363,3 +363,10 @@ def test_state_dict_helper_is_random_in_every_tensor():
 
     for name, x in state_dict_for(variant_config("mini")).items():
         assert x.size == 1 or np.unique(x).size > 1, name
+
+
+def test_a_mean_rests_on_few_elements_where_few_are_large():
+    assert telling(np.full(50, -3e-7)) == pytest.approx(50)
+    assert telling(np.array([0, 0, 2e-7, 0])) == pytest.approx(1)
+    assert telling(np.array([1, 1, 1e-3, -1e-3])) == pytest.approx(2, rel=1e-3)
+    assert telling(np.zeros(9)) == 9
