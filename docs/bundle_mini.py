@@ -12,7 +12,7 @@ import torch
 
 import minivitpose as mvp
 from minivitpose import reference
-from minivitpose.cli.demo import scene_and_crop
+from minivitpose.teach.example import scene_and_crop
 from minivitpose.pose import network_input
 from minivitpose.recording import make_header
 
@@ -24,7 +24,7 @@ def main(weights):
     module = reference.twin(mvp.load(weights, "numpy")).half()
     reference.save_weights(module, DATA / "mini.pth")
     module = module.float()
-    recorded = reference.record(module, network_input(scene_and_crop(module.config.image_size)[2]))
+    recorded = reference.record(module, network_input(scene_and_crop(module.config.image_size)[1]))
     recorded.header = make_header(module.config, torch=torch.__version__)
     mvp.save_reference(recorded, DATA / "mini-activations.npz", SAMPLE)
     for name in ("mini.pth", "mini-activations.npz"):

@@ -31,8 +31,8 @@ __all__ = [
 
 
 def __getattr__(name):
-    """``minivitpose.reference`` imports PyTorch, which only who uses it needs."""
-    if name in ("reference", "kernels"):
+    """What only who uses it needs: ``reference`` imports PyTorch, ``kernels`` Numba, ``teach`` matplotlib."""
+    if name in ("reference", "kernels", "teach"):
         from importlib import import_module
 
         return import_module(f".{name}", __name__)

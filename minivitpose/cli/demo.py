@@ -1,7 +1,6 @@
 """`minivitpose demo`: the bundled model on a mannequin scene, checked and drawn."""
 
 import time
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,6 @@ from minivitpose.cli.options import add_engine, check_folder, say
 from minivitpose.cli.record import checked_against
 
 EXAMPLE = "minivitpose demo --out demo.png"
-SCENE, PERSON = 9, 3  # the seed of the demo's scene, and who in it is looked at closely
 NOTE = "Trained on drawn mannequins alone. For people in photographs take a public checkpoint: docs/checkpoints.md."
 
 
@@ -21,28 +19,19 @@ def add(command):
     add_engine(p)
 
 
-def scene_and_crop(size):
-    """The demo's picture, the boxes of its people, and the crop of the one who is looked at closely."""
-    from minivitpose import synthetic
-    from minivitpose.pose import crop
-
-    scene = synthetic.scene(SCENE, split="test")
-    boxes = [person.box for person in scene.people]
-    return scene.image, boxes, crop(scene.image, boxes[PERSON], size)
-
-
 def run(options):
     """The bundled model on a scene with several people: the table of activations, and a picture."""
-    from minivitpose import estimate, load, load_reference
+    from minivitpose import estimate, load
     from minivitpose.plot import demo_figure, save
     from minivitpose.pose import network_input, skeleton_for
+    from minivitpose.teach.example import PERSON, recorded, scene_and_crop, token_at
 
     check_folder(options.out.parent)
     model = load("mini", engine=options.engine)
-    reference = load_reference(files("minivitpose") / "data" / "mini-activations.npz")
+    reference = recorded()
     say(f"{model}\nFirst run (compiles what is not in the cache yet) ...")
     start = time.perf_counter()
-    image, boxes, person = scene_and_crop(model.config.image_size)
+    scene, person = scene_and_crop(model.config.image_size)
     images = network_input(person)
     model(images)
     say(f"... {time.perf_counter() - start:.1f} s")
@@ -55,15 +44,9 @@ def run(options):
 
     block, skeleton = model.config.depth - 1, skeleton_for(model.config.num_keypoints)
     pattern = cache[f"backbone.blocks.{block}.attn.pattern"][0]
-    poses = estimate(model, image, boxes)
+    poses = estimate(model, scene.image, [one.box for one in scene.people])
     token = token_at(person.from_picture(poses[PERSON].keypoints[0]), model.config)  # on the nose
-    save(demo_figure(image, person, pattern, heatmaps[0], poses, skeleton, token, block, NOTE), options.out)
+    save(demo_figure(scene.image, person, pattern, heatmaps[0], poses, skeleton, token, block, NOTE), options.out)
     print(f"{NOTE}\nThe picture: {options.out}")
     return 0 if good else 1
 
-
-def token_at(xy, config):
-    """The number of the token whose patch has this point of the crop in it."""
-    column, row = np.floor((np.asarray(xy) + config.padding) / config.stride).astype(int)
-    height, width = config.grid
-    return int(row.clip(0, height - 1) * width + column.clip(0, width - 1))

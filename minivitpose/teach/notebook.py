@@ -1,0 +1,42 @@
+"""What only a notebook can show: sliders beside a picture, and sentences whose numbers were just computed."""
+
+import os
+from numbers import Real
+
+STATIC = "MINIVITPOSE_STATIC"  # set by who runs notebooks to be read without a kernel
+
+
+def say(text):
+    """Show a sentence (Markdown) whose numbers were just computed."""
+    from IPython.display import Markdown, display
+
+    display(Markdown(text))
+
+
+def explore(draw, still=None, **choices):
+    """Show ``draw(**chosen)``, a figure, with a slider or a menu for each choice, where a kernel and ipywidgets are.
+
+    draw: function of the names in ``choices`` -> Figure. choices: name -> sequence of values, the first one shown first:
+    numbers get a slider, all else a menu. still: function without arguments -> the Figure to show where sliders cannot
+    work (a page, a printed notebook, no ipywidgets); without it that is ``draw`` of the first values.
+    """
+    from IPython.display import display
+
+    try:
+        if os.environ.get(STATIC):
+            raise ImportError
+        import ipywidgets
+    except ImportError:
+        display(still() if still else draw(**{name: values[0] for name, values in choices.items()}))
+        return
+    controls = {name: control(ipywidgets, name, list(values)) for name, values in choices.items()}
+    screen = ipywidgets.interactive_output(lambda **chosen: display(draw(**chosen)), controls)
+    display(ipywidgets.VBox([ipywidgets.HBox(list(controls.values())), screen]))
+
+
+def control(ipywidgets, name, values):
+    """A slider over numbers, a menu of anything else."""
+    common = {"options": values, "value": values[0], "description": name}
+    if all(isinstance(value, Real) for value in values):
+        return ipywidgets.SelectionSlider(**common, continuous_update=False)
+    return ipywidgets.Dropdown(**common)
