@@ -1,8 +1,8 @@
 # %% [markdown]
 # # 03 · Layer norm
 #
-# **After this notebook you can** say what layer norm does to a token, and why; write it in loops, in NumPy and compiled;
-# and find the two mistakes that nearly everybody makes in it.
+# **After this notebook you can** say what layer norm does to a token, and why; write it in loops, in NumPy and
+# compiled; and find the two mistakes that nearly everybody makes in it.
 #
 # 25 minutes. Needs: what a token is ([02](02_positions.ipynb)). Nothing is downloaded.
 
@@ -24,8 +24,8 @@ x.shape, weight.shape, bias.shape
 # %% [markdown]
 # ## Why
 #
-# A network adds and multiplies numbers many times over. If some tokens are large and some are small, the large ones drown
-# the small ones in every sum. Are they of different size here?
+# A network adds and multiplies numbers many times over. If some tokens are large and some are small, the large ones
+# drown the small ones in every sum. Are they of different size here?
 
 # %%
 mean, std = x[0].mean(axis=-1), x[0].std(axis=-1)
@@ -78,8 +78,8 @@ teach.against_reference("backbone.blocks.0.norm1", slow)
 #
 # ## In NumPy
 #
-# `keepdims=True` keeps the last axis as one of length 1, so that `(1, 192, 128) - (1, 192, 1)` subtracts each token's own
-# mean. This is all of `layers.layer_norm`:
+# `keepdims=True` keeps the last axis as one of length 1, so that `(1, 192, 128) - (1, 192, 1)` subtracts each token's
+# own mean. This is all of `layers.layer_norm`:
 
 # %%
 import inspect
@@ -95,8 +95,8 @@ assert np.allclose(steps["/ std"].mean(-1), 0, atol=1e-5) and np.allclose(steps[
 figures.histograms(steps, title="All 24,576 numbers, step by step", bins=np.linspace(-4, 4, 81))
 
 # %% [markdown]
-# After the third line every token has mean 0 and standard deviation 1. The last step then gives each **channel** its own
-# size again, but one that was learnt.
+# After the third line every token has mean 0 and standard deviation 1. The last step then gives each **channel** its
+# own size again, but one that was learnt.
 #
 # ## Compiled
 #
@@ -114,7 +114,8 @@ teach.race(
 # %% [markdown]
 # ## What the two famous mistakes cost
 #
-# **Unbiased variance**: dividing by $C - 1$, as statisticians do. **Wrong eps**: PyTorch's own default is $10^{-5}$, ViTPose's
+# **Unbiased variance**: dividing by $C - 1$, as statisticians do. **Wrong eps**: PyTorch's own default is $10^{-5}$,
+# ViTPose's
 # $10^{-6}$. Neither is easy to see in a picture, and both are far larger than rounding:
 
 
@@ -140,13 +141,16 @@ figures.bars(found, "root mean square error against float64", "An error has a si
 # Difficulty ●○○ · 5 minutes. Write `layer_norm` yourself, without loops.
 #
 # <details><summary>Hint 1</summary>The mean over the last axis: <code>x.mean(axis=-1, keepdims=True)</code>.</details>
-# <details><summary>Hint 2</summary>The variance is the mean of the squares of what is left after the mean is taken off.</details>
+# <details><summary>Hint 2</summary>The variance is the mean of the squares of what is left after the mean is taken
+# off.</details>
+
 
 # %% tags=["exercise"]
 def layer_norm(x, weight, bias, eps=1e-6): ...  # your code
 
 
 teach.check("layer_norm", layer_norm)
+
 
 # %% tags=["solution"] jupyter={"source_hidden": true}
 ### BEGIN SOLUTION
@@ -162,8 +166,8 @@ teach.check("layer_norm", layer_norm)
 # %% [markdown]
 # ## Exercise 3.2 · Break it
 #
-# Difficulty ●●○ · 5 minutes. Change one thing in your function and let `teach.check` tell you what you did. Can you make a
-# mistake that it does not name?
+# Difficulty ●●○ · 5 minutes. Change one thing in your function and let `teach.check` tell you what you did. Can you
+# make a mistake that it does not name?
 
 # %% [markdown]
 # ## Exercise 3.3 · What it forgets
@@ -189,7 +193,8 @@ for name, token in {"a usual token": usual, "a nearly constant one": nearly_cons
 # %% [markdown]
 # ## What to read next
 #
-# - `minivitpose/kernels/norm.py`: the compiled one, and `kernels/fused/norm.py`, which never writes the result to memory.
+# - `minivitpose/kernels/norm.py`: the compiled one, and `kernels/fused/norm.py`, which never writes the result to
+#   memory.
 # - Ba, Kiros, Hinton: Layer normalization (2016). Xiong et al.: On layer normalization in the transformer architecture
 #   (2020): why it stands before attention and MLP here ([06](06_block.ipynb)).
 # - Next: [04 · Attention](04_attention.ipynb).

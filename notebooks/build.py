@@ -1,12 +1,13 @@
-"""Makes the notebooks of their sources: each NN_name.py (jupytext, py:percent) becomes NN_name.ipynb, run, with outputs.
+"""Makes the notebooks of their sources: each NN_name.py (jupytext, py:percent) is run and becomes NN_name.ipynb.
 
     python notebooks/build.py                       # run all and write them
     python notebooks/build.py 03 04                 # only these
     python notebooks/build.py --check               # run all, write nothing, say how long each takes: what CI does
     python notebooks/build.py --learners my-course  # copies without solutions and outputs, to hand out
+    python notebooks/build.py --figures             # print docs/figures.md: which figure comes from which cell
 
-Needs pip install ".[notebooks]". A solution stands between nbgrader's marks, ### BEGIN SOLUTION and ### END SOLUTION, and
-the cells that hold nothing else are tagged "solution" and folded.
+Needs pip install ".[notebooks]". A solution stands between nbgrader's marks, ### BEGIN SOLUTION and ### END SOLUTION,
+and the cells that hold nothing else are tagged "solution" and folded.
 """
 
 import argparse
@@ -67,11 +68,29 @@ def parts(notebook):
     return [(cell.cell_type, cell.source, dict(cell.metadata)) for cell in notebook.cells]
 
 
+def figures(paths):
+    """The text of docs/figures.md: every figure of the built notebooks, with its cell and the heading above it."""
+    yield "# The figures of the course\n"
+    yield "Cell: the number beside it in the notebook. This page is what `python notebooks/build.py --figures` prints.\n"
+    for path in paths:
+        cells, heading = nbformat.read(path.with_suffix(".ipynb"), as_version=4).cells, ""
+        yield f"## {cells[0].source.splitlines()[0].removeprefix('# ')}\n\n| cell | under the heading |\n|---|---|"
+        for cell in cells:
+            if cell.cell_type == "markdown":
+                headings = [line.lstrip("# ") for line in cell.source.splitlines() if line.startswith("##")]
+                heading = headings[-1] if headings else heading
+            count = sum("image/png" in output.get("data", {}) for output in cell.get("outputs", []))
+            if count:
+                yield f"| {cell.execution_count} | {heading}{f' ({count} figures)' if count > 1 else ''} |"
+        yield ""
+
+
 def main(arguments=None):
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("chosen", nargs="*", metavar="NN", help="numbers of notebooks (default: all)")
     p.add_argument("--check", action="store_true", help="run them, write nothing")
     p.add_argument("--learners", type=Path, metavar="DIR", help="write copies without solutions there, run nothing")
+    p.add_argument("--figures", action="store_true", help="print which figure comes from which cell, run nothing")
     options = p.parse_args(arguments)
     paths = sources(options.chosen)
     if not paths:
@@ -83,6 +102,9 @@ def main(arguments=None):
         for path in paths:
             nbformat.write(without_solutions(read(path)), options.learners / f"{path.stem}.ipynb")
         print(f"written: {len(paths)} notebooks without solutions in {options.learners}")
+        return 0
+    if options.figures:
+        print("\n".join(figures(paths)).rstrip())
         return 0
     begin = time.perf_counter()
     for path in paths:
