@@ -71,7 +71,7 @@ def parts(notebook):
 def figures(paths):
     """The text of docs/figures.md: every figure of the built notebooks, with its cell and the heading above it."""
     yield "# The figures of the course\n"
-    yield "Cell: the number beside it in the notebook. This page is what `python notebooks/build.py --figures` prints.\n"
+    yield "Cell: its number in the notebook. This page is what `python notebooks/build.py --figures` prints.\n"
     for path in paths:
         cells, heading = nbformat.read(path.with_suffix(".ipynb"), as_version=4).cells, ""
         yield f"## {cells[0].source.splitlines()[0].removeprefix('# ')}\n\n| cell | under the heading |\n|---|---|"
