@@ -164,7 +164,7 @@ def check(ours, truth, values, facts, kind, sample=None):
 
 
 def telling(errors):
-    """How many elements the mean square of these errors rests on: n if all are alike, 1 if one is larger than all others.
+    """How many elements the mean square of these errors rests on: n if all are alike, 1 if one is by far the largest.
 
     The mean square of a sample varies by about the share 1 / sqrt(telling), however large the sample is. Attention
     patterns have a few large elements, and errors to go with them. Source: Kish's effective sample size.

@@ -55,6 +55,9 @@ def test_a_learners_array_beside_the_reference(example):
     for wrong in (np.zeros_like(right), right + 1e-3 * np.abs(right).max(), right[:, ::-1], right[0], right * 1.001):
         report = teach.against_reference(name, wrong)
         assert not report.ok and report.first_divergence.name == name
+    other = "backbone.blocks.0.norm1"
+    both = teach.against_reference({other: example.cache[other], name: right * 1.01})
+    assert [row.ok for row in both.rows] == [True, False] and not both.ok and both.total == 2
     with pytest.raises(ValueError, match=r"no activation 'attn.z': its names are backbone.blocks.0.attn.z, backbone"):
         teach.against_reference("attn.z", right)
 
@@ -113,7 +116,8 @@ def test_sliders_where_there_are_some_and_a_still_picture_elsewhere(monkeypatch)
     monkeypatch.setenv(notebook.STATIC, "1")
     teach.explore(lambda token, head: (token, head), token=range(3, 6), head=("a", "b"))
     teach.explore(lambda token: token, still=lambda: "still", token=range(3))
-    assert shown == [(3, "a"), "still"]
+    teach.explore(lambda token, head: (token, head), start={"head": "b"}, token=range(3, 6), head=("a", "b"))
+    assert shown == [(3, "a"), "still", (3, "b")]
     monkeypatch.delenv(notebook.STATIC)
     monkeypatch.setitem(sys.modules, "ipywidgets", None)  # as where it is not installed
     teach.explore(lambda token: token, token=range(7, 9))
@@ -125,12 +129,12 @@ def test_sliders_redraw(monkeypatch):
     shown = []
     monkeypatch.setattr("IPython.display.display", shown.append)
     monkeypatch.delenv(notebook.STATIC, raising=False)
-    teach.explore(lambda token, name: f"{token} {name}", token=range(3), name=("x", "y"))
+    teach.explore(lambda token, name: f"{token} {name}", start={"token": 1}, token=range(3), name=("x", "y"))
     row, _ = shown[-1].children
     slider, menu = row.children
     assert isinstance(slider, widgets.SelectionSlider) and isinstance(menu, widgets.Dropdown)
     slider.value, menu.value = 2, "y"
-    assert shown[0] == "0 x" and shown[-1] == "2 y"
+    assert shown[0] == "1 x" and shown[-1] == "2 y"
 
 
 def test_say_shows_markdown(monkeypatch):

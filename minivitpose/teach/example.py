@@ -1,4 +1,4 @@
-"""What the course looks at: one drawn scene, the crop of one person in it, and everything the bundled model makes of it."""
+"""What the course looks at: one drawn scene, the crop of one person in it, and all that the bundled model makes of it."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,8 +19,8 @@ SCENE, PERSON = 9, 3  # the seed of the scene, and who in it is looked at closel
 class Example:
     """model: the bundled one, engine "numpy". image (H, W, 3) uint8 and boxes [(x, y, w, h), ...]: the scene; people:
     what is true of them; person: the number of the one in ``crop``. images (1, 3, 256, 192) float32: the crop as the
-    network takes it; heatmaps (1, 17, 64, 48) and cache (every activation by name): what comes out. poses: of everybody.
-    reference: what PyTorch computed of the same images.
+    network takes it; heatmaps (1, 17, 64, 48) and cache (every activation by name): what comes out. poses: of
+    everybody. reference: what PyTorch computed of the same images.
     """
 
     model: ViTPose
@@ -47,7 +47,7 @@ class Example:
         return self.params["backbone"]["blocks"]["0"]
 
     def token_of(self, keypoint):
-        """The number of the token whose patch the person's keypoint truly lies in. keypoint: its name, as "left_wrist"."""
+        """The number of the token in whose patch the person's keypoint truly lies. keypoint: its name, as "left_wrist"."""
         k = self.skeleton.keypoints.index(keypoint)
         return token_at(self.crop.from_picture(self.people[self.person].keypoints[k, :2]), self.model.config)
 

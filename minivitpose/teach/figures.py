@@ -107,7 +107,7 @@ def tiles(pictures, titles=None, columns=6, height=150, colours=VALUES, limits=N
 def over_crop(crop, maps, titles=None, token=None, columns=6, height=210, title="", name="over-crop"):
     """Maps laid over the crop, each in colours of its own scale, whose ends stand in its title.
 
-    maps: each (N,) or (Hp, Wp), a number a patch, or (Hm, Wm), a heatmap. token: the patch to mark, or one for each map.
+    maps: each (N,) or (Hp, Wp), a number a patch, or (Hm, Wm), a heatmap. token: the patch to mark, or one a map.
     """
     figure, axes = grid(len(maps), columns, height, name=name, title=title)
     tokens = [token] * len(maps) if token is None or np.isscalar(token) else token

@@ -1,4 +1,4 @@
-"""How long functions take, measured in turn in this process: for a look while learning. ``minivitpose bench`` measures."""
+"""How long functions take, in turn in this process: for a look while learning. ``minivitpose bench`` measures."""
 
 from dataclasses import dataclass
 from html import escape
