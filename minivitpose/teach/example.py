@@ -1,4 +1,4 @@
-"""What the course looks at: one drawn scene, the crop of one person in it, and all that the bundled model makes of it."""
+"""What the course looks at: one drawn scene, the crop of one person in it, and what the bundled model makes of it."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -47,7 +47,7 @@ class Example:
         return self.params["backbone"]["blocks"]["0"]
 
     def token_of(self, keypoint):
-        """The number of the token in whose patch the person's keypoint truly lies. keypoint: its name, as "left_wrist"."""
+        """The number of the token in whose patch the person's keypoint truly is. keypoint: its name, "left_wrist"."""
         k = self.skeleton.keypoints.index(keypoint)
         return token_at(self.crop.from_picture(self.people[self.person].keypoints[k, :2]), self.model.config)
 
