@@ -12,9 +12,9 @@ import torch
 
 import minivitpose as mvp
 from minivitpose import reference
-from minivitpose.teach.example import scene_and_crop
 from minivitpose.pose import network_input
 from minivitpose.recording import make_header
+from minivitpose.teach.example import scene_and_crop
 
 DATA = Path(mvp.__file__).parent / "data"
 SAMPLE = 1024  # values of each activation that are kept

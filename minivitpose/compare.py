@@ -250,7 +250,9 @@ class Report:
             lines += [bad.fault or explain(bad)]
         else:
             worst = max(self.rows, key=lambda row: row.worst.percent)
-            lines = [f"All {compared} activations agree; the closest call is {worst.name}, {percent(worst.worst)} %."]
+            agree = f"All {compared} activations agree; the closest call is {worst.name}"
+            agree = agree if compared > 1 else f"{worst.name} agrees"
+            lines = [f"{agree}, {percent(worst.worst)} % of the tolerance is used."]
             if ratio := self.rms_ratio:
                 lines.append(f"The error against the float64 truth is at most {ratio:.2f} times PyTorch's own (rms).")
         if self.hidden:

@@ -447,7 +447,7 @@ def silence(joint, block):
     return figures.over_crop(example.crop, above + below, titles, token=at, columns=3, height=250)
 
 
-teach.explore(silence, joint=["left_wrist", "nose", "right_wrist", "left_ankle", "right_knee"], block=[3, 2, 1, 0])
+teach.explore(silence, start={"joint": "left_wrist", "block": 3}, joint=example.skeleton.keypoints, block=range(4))
 
 # %% [markdown]
 # ## Counting

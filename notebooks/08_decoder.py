@@ -369,13 +369,7 @@ stage["4"] = layers.batch_norm(stage["3"], **deconv["4"])
 stage["5"] = layers.relu(stage["4"])
 assert stage["2"].shape == (1, 32, 32, 24) and stage["5"].shape == (1, 32, 64, 48)
 
-for j, array in stage.items():
-    report = teach.against_reference(f"keypoint_head.deconv_layers.{j}", array)
-    assert report.ok
-    row = report.rows[0]
-    teach.say(
-        f"`{row.name}` agrees: the largest error is {row.chain.error:.1e}, allowed are {row.chain.tolerance:.1e}."
-    )
+teach.against_reference({f"keypoint_head.deconv_layers.{j}": array for j, array in stage.items()})
 
 # %% [markdown]
 # ## Heatmaps growing

@@ -74,7 +74,7 @@ def section(joint):
     return figure
 
 
-teach.explore(section, joint=["left_wrist", *(name for name in names if name != "left_wrist")])
+teach.explore(section, start={"joint": "left_wrist"}, joint=names)
 
 # %% [markdown]
 # ## The highest cell

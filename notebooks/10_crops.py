@@ -531,7 +531,8 @@ teach.explore(draw, still, {"degrees": 30}, degrees=list(range(-90, 91, 10)))
 
 # %% [markdown]
 # The black corners are again what lies beyond the picture. The drawn joints are the true ones.
-#
+
+# %% [markdown]
 # ## Exercise 10.1 · From box to matrix
 #
 # Difficulty ●●○ · 10 minutes. Write the map of the "udp" crop: a box `(x, y, w, h)` and a size `(height, width)` in,

@@ -417,19 +417,22 @@ assert [len(arrays) for arrays in named.values()] == [67, 67, 67 + 4 * 4]
 
 
 def other_names(name):
-    """The names of one parameter in mmpose and in Hugging Face's transformers; qkv has three there."""
+    """The names of one parameter in mmpose and in transformers, where qkv is three: query, key and value."""
     split = [name.replace(".qkv.", f".{letter}.") for letter in "qkv"] if ".qkv." in name else [name]
-    found = [namings.renamed(n, "hf", back=True) for n in split]
-    assert all(n in named["hf"] for n in found)
-    return namings.renamed(name, "mmpose", back=True), "<br>".join(f"`{n}`" for n in found)
+    hf = [namings.renamed(n, "hf", back=True) for n in split]
+    assert all(n in named["hf"] for n in hf)
+    return [namings.renamed(name, "mmpose", back=True)], hf
+
+
+def short(names):
+    return "<br>".join(f"`{name.removeprefix('backbone.').removesuffix('.weight')}`" for name in names)
 
 
 table = "| ViTPose, easy_ViTPose | mmpose 1.x | Hugging Face |\n|---|---|---|\n"
 for name in state:
-    if not name.endswith("bias") and not any(f"blocks.{i}" in name for i in (1, 2, 3)) and "running" not in name:
-        mmpose, hf = other_names(name)
-        table += f"| `{name}` | `{mmpose}` | {hf} |\n"
-teach.say(table)
+    if (name.endswith("weight") or "pos_embed" in name) and not any(f"blocks.{i}" in name for i in (1, 2, 3)):
+        table += f"| {' | '.join(short(names) for names in ([name], *other_names(name)))} |\n"
+teach.say(f"Without `backbone.` before and `.weight` behind them:\n\n{table}")
 
 # %% [markdown]
 # All but two differences are names. **qkv**: transformers keeps three matrices; one below the other they are the one
@@ -450,8 +453,8 @@ for edge in (127.5, 255.5):
 figure
 
 # %% [markdown]
-# The keys' bias is next to nothing, and must be: it adds the same number to all scores of a row, which softmax takes
-# off again. So training has no reason to move it. Any other bias of the keys does as well:
+# The keys' bias has stayed where the training began, next to zero. It adds the same number to all scores of a row,
+# and softmax takes that off again, so nothing ever moves it. Any other bias of the keys does as well:
 
 # %%
 moved_keys = dict(named["official"])
@@ -759,8 +762,8 @@ check_names_in(names_in)
 # ## Exercise 11.5 · A view
 #
 # Difficulty ●○○ · 5 minutes. A file describes a tensor of shape (512, 128) with offset 0 and strides (1, 512).
-# Another has shape (3, 128), offset 256 and strides (384, 1). What are they, most likely? Write `element(storage,
-# offset, stride, index)` and read them out of `line` to see.
+# Another has shape (3, 128), offset 256 and strides (384, 1). What are they, most likely? Write
+# `element(storage, offset, stride, index)` and read them out of `line` to see.
 #
 # <details><summary>Hint</summary>The formula stands above. Compare with transposes and columns of ordinary
 # arrays.</details>

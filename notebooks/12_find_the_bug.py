@@ -425,8 +425,9 @@ teach.say("<br>".join(report.verdict()))
 
 # %% [markdown]
 # The first batch norm of the head. **What kind?** Against each other the numbers lie on a line, nearly. In each of
-# the 32 channels the line has a slope of its own, a little below 1. A batch norm scales a channel by $w /
-# \sqrt{\mathit{var} + \varepsilon}$, so look at the slope against the channel's variance:
+# the 32 channels the line has a slope of its own, a little below 1. A batch norm scales a channel by
+# $w / \sqrt{\mathit{var} + \varepsilon}$, so look at what is missing from a slope of 1 against the channel's
+# variance:
 
 # %%
 cache64 = run(mystery["B"], "float64")
@@ -436,16 +437,14 @@ slope = (ours * right).sum(-1) / (right * right).sum(-1)
 
 figure = teach.canvas(640, 280, "slope-of-each-channel")
 axes = figure.subplots()
-axes.plot(p["running_var"], slope, "o", color=figures.COLOURS[0], markersize=4)
-axes.axhline(1, color="#999999", linewidth=1)
-figures.plain(
-    axes, "running_var of the channel", "slope: ours / expected", "The smaller the variance, the more is missing"
-)
+axes.plot(p["running_var"], 1 - slope, "o", color=figures.COLOURS[0], markersize=4)
+title = "The smaller the variance, the more is missing"
+figures.plain(axes, "running_var of the channel", "1 - slope", title, log=True)
 figure
 
 # %% [markdown]
-# A constant is added to the variance that should not be there. Each channel tells which: $\text{slope}^2 =
-# (\mathit{var} + 10^{-5}) / (\mathit{var} + \varepsilon)$.
+# A constant is added to the variance that should not be there. Each channel tells which:
+# $\text{slope}^2 = (\mathit{var} + 10^{-5}) / (\mathit{var} + \varepsilon)$.
 
 # %%
 variance = p["running_var"].astype(np.float64)

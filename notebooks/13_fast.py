@@ -693,7 +693,7 @@ figure
 results = {}
 for threads in range(1, min(2, numba.config.NUMBA_NUM_THREADS) + 1):
     numba.set_num_threads(threads)
-    results[threads] = [models[engine](example.images) for engine in ("fast", "numba")]
+    results[threads] = [model(example.images) for model in (models["fast"], models["numba"])]
 numba.set_num_threads(1)
 
 assert all(np.array_equal(a, b) for maps in results.values() for a, b in zip(maps, results[1], strict=True))

@@ -49,4 +49,3 @@ def run(options):
     save(demo_figure(scene.image, person, pattern, heatmaps[0], poses, skeleton, token, block, NOTE), options.out)
     print(f"{NOTE}\nThe picture: {options.out}")
     return 0 if good else 1
-

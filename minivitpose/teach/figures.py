@@ -30,7 +30,7 @@ class Picture(Figure):
     def _repr_png_(self):
         buffer = io.BytesIO()
         self.savefig(buffer, format="png", dpi=self.dpi, facecolor="white")
-        pixels = Image.open(buffer).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+        pixels = Image.open(buffer).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=2)
         small = io.BytesIO()
         pixels.save(small, "png", optimize=True)
         return small.getvalue()
