@@ -137,6 +137,22 @@ def test_sliders_redraw(monkeypatch):
     assert shown[0] == "1 x" and shown[-1] == "2 y"
 
 
+def test_sliders_leave_one_figure_to_be_saved(monkeypatch):
+    pytest.importorskip("ipywidgets")
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda *what: shown.extend(what))
+    monkeypatch.delenv(notebook.STATIC, raising=False)
+    figures.drawn.clear()
+    first = figures.canvas()
+    teach.explore(lambda token: figures.canvas(name=f"token-{token}"), token=range(5))
+    later = figures.canvas()
+    (slider,) = shown[-1].children[0].children
+    slider.value = 3
+    slider.value = 4
+    assert [name for name, _ in figures.drawn] == ["figure", "figure", "token-4"]
+    assert figures.drawn[0][1] is first and figures.drawn[1][1] is later
+
+
 def test_say_shows_markdown(monkeypatch):
     pytest.importorskip("IPython")
     shown = []

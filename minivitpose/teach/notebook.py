@@ -3,6 +3,8 @@
 import os
 from numbers import Real
 
+from minivitpose.teach.figures import drawn
+
 STATIC = "MINIVITPOSE_STATIC"  # set by who runs notebooks to be read without a kernel
 
 
@@ -32,7 +34,14 @@ def explore(draw, still=None, start=None, **choices):
         display(still() if still else draw(**start))
         return
     controls = {name: control(ipywidgets, name, list(values), start[name]) for name, values in choices.items()}
-    screen = ipywidgets.interactive_output(lambda **chosen: display(draw(**chosen)), controls)
+    shown = []
+
+    def show(**chosen):
+        drawn[:] = [entry for entry in drawn if entry[1] not in shown]  # one figure, however often the sliders move
+        shown[:] = [draw(**chosen)]
+        display(*shown)
+
+    screen = ipywidgets.interactive_output(show, controls)
     display(ipywidgets.VBox([ipywidgets.HBox(list(controls.values())), screen]))
 
 
