@@ -454,7 +454,7 @@ def wait_for_lines(process, journal, count):
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_run_that_is_stopped_goes_on_to_the_same_bytes(here, how, capsys):
-    many(80)
+    many(160)
     assert run("in", "--out", "whole", model=FAST) == 0
     capsys.readouterr()
     for lines in (10, 40):  # stopped twice
@@ -468,7 +468,7 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_bytes(here, how, capsys):
             assert "the same command goes on from there" in err
     assert run("in", "--out", "r", model=FAST) == 0
     done = int(capsys.readouterr().err.split(": ")[1].split()[0])
-    assert 39 <= done < 80
+    assert 39 <= done < 160
     parts = [path.unlink() for path in Path("r").glob(".*.part")]  # SIGKILL leaves what it was writing, no more
     assert len(parts) <= 2 and whole("r") == whole("whole")
 
