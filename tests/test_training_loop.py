@@ -10,6 +10,7 @@ from minivitpose import load
 from minivitpose.checkpoint import CheckpointError
 from minivitpose.parameters import flatten, nest
 from minivitpose.training.loop import EVERY, DivergedError, Training, accuracy
+from minivitpose.training.optimiser import Muon
 from minivitpose.training.settings import Settings, SettingsError, as_toml, read_settings
 from models import small_config, state_dict_for
 
@@ -150,3 +151,22 @@ def test_bad_settings_are_one_line(text, message, tmp_path):
     with pytest.raises(SettingsError, match=message) as error:
         read_settings(tmp_path / "a.toml")
     assert "\n" not in str(error.value)
+
+
+def test_muon_stopped_and_taken_up_ends_with_the_same_bits(tmp_path):
+    settings = replace(SETTINGS, optimiser="muon", matrix_rate=3, steps=6, warm_up=1)
+    for name in ("whole", "parts"):
+        (tmp_path / name).mkdir()
+    whole = training(tmp_path / "whole", settings)
+    assert isinstance(whole.optimiser, Muon) and whole.optimiser.matrix_rate == 3
+    list(whole.run())
+    first = training(tmp_path / "parts", settings)
+    for _ in range(3):
+        first.one_step()
+    first.save()
+    second = training(tmp_path / "parts", settings)
+    assert second.step == 3
+    list(second.run())
+    assert end_of(tmp_path / "parts")[0] == end_of(tmp_path / "whole")[0]
+    with pytest.raises(SettingsError, match="optimiser: expected 'adamw' or 'muon', found 'sgd'"):
+        replace(SETTINGS, optimiser="sgd")
