@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
+from minivitpose.pose import warp_kernel
 from minivitpose.pose.crop import (
+    LEVELS,
     MEAN,
     STD,
     BoxError,
@@ -13,6 +15,7 @@ from minivitpose.pose.crop import (
     crop,
     crop_matrix,
     network_input,
+    normalised,
     whole_picture,
 )
 from minivitpose.pose.image import ImageError
@@ -83,6 +86,14 @@ def test_input_stays_untouched_and_may_be_a_view():
     a = crop(NOISE[::-1], (10, 20, 100, 100)).pixels
     b = crop(np.ascontiguousarray(NOISE[::-1]), (10, 20, 100, 100)).pixels
     assert np.array_equal(a, b) and np.array_equal(NOISE, before)
+
+
+def test_the_compiled_normalisation_has_the_bytes_of_the_other():
+    pixels = np.random.default_rng(3).integers(0, 256, (2, 30, 20, 3), np.uint8)[:, :, ::-1]
+    plain = np.ascontiguousarray(((pixels.astype(np.float32) / np.float32(255) - MEAN) / STD).transpose(0, 3, 1, 2))
+    found = warp_kernel.normalised(pixels, LEVELS)
+    assert found.flags.c_contiguous and found.dtype == np.float32 and found.tobytes() == plain.tobytes()
+    assert normalised(pixels).tobytes() == plain.tobytes()  # numba is loaded here
 
 
 def test_network_input():

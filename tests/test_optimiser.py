@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 
-from minivitpose.config import parameter_shapes
+from minivitpose.config import Config, parameter_shapes
+from minivitpose.kernels.newton_schulz import NewtonSchulz, fits
 from minivitpose.parameters import flatten, nest
 from minivitpose.training.optimiser import (
     AdamW,
     Muon,
+    Orthogonaliser,
     as_matrices,
     clip,
     decays,
@@ -129,6 +131,59 @@ def test_orthogonalised_takes_each_singular_value_through_the_polynomial():
             s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
         assert np.allclose(orthogonalised(matrices), u * s[:, None] @ vt, rtol=0, atol=1e-12)
         assert np.all((s > 0.68) & (s < 1.14) | (first < 0.02)) and (first > 0.02).mean() > 0.8
+
+
+SIZES = [(16, 16), (48, 48), (32, 208), (128, 144), (16, 400)]  # rows and columns that leave parts of tiles
+
+
+def unit_matrices(seed=0):
+    rng = np.random.default_rng(seed)
+    found = [rng.standard_normal(size).astype(np.float32) for size in SIZES]
+    return [x / np.linalg.norm(x) for x in found]
+
+
+def test_the_kernel_iterates_as_numpy_does():
+    matrices, kernel = unit_matrices(), NewtonSchulz(SIZES)
+    kernel(unit_matrices(1))  # what an earlier call left in the workspace counts for nothing
+    for x, found in zip(matrices, kernel(matrices), strict=True):
+        true, single = (orthogonalised(x[None].astype(dtype))[0] for dtype in (np.float64, np.float32))
+        assert found.dtype == np.float32 and found.shape == x.shape
+        error, numpys = (np.sqrt(np.mean((y - true) ** 2)) for y in (found, single))
+        assert error < 2 * numpys, (x.shape, error, numpys)
+
+
+def test_the_kernel_gives_the_same_bits_for_any_number_of_threads():
+    first, *others = ([x.tobytes() for x in NewtonSchulz(SIZES, threads=n)(unit_matrices())] for n in (1, 2, 3, 7))
+    assert all(found == first for found in others)
+
+
+def test_stacks_of_all_shapes_come_back_in_their_order():
+    rng = np.random.default_rng(2)
+    sizes = [(3, 48, 32), (2, 5, 7), (1, 16, 64), (1, 9, 4), (1, 64, 16)]
+    stacks = [rng.standard_normal(size).astype(np.float32) for size in sizes]
+    assert [fits(stack) for stack in stacks] == [True, False, True, False, True]
+    assert not fits(stacks[0].astype(np.float64))
+    for found, stack in zip(Orthogonaliser(stacks)(stacks), stacks, strict=True):
+        assert found.shape == stack.shape and np.abs(found - orthogonalised(stack)).max() < 5e-6
+    alone = [stacks[1].astype(np.float64)]
+    assert np.array_equal(Orthogonaliser(alone)(alone)[0], orthogonalised(alone[0])) and Orthogonaliser([])([]) == []
+
+
+def test_muon_moves_alike_with_the_kernel_and_without(monkeypatch):
+    config = Config(64, 2, 4, image_size=(64, 48), deconv_filters=(32, 16))
+    runs = [nest(state_dict_for(config, dtype="float32")) for _ in range(2)]
+    fast = Muon(runs[0], config.depth, layer_decay=0.8)
+    assert len(fast.orthogonalise.fast) == len(fast.hidden) == 11
+    monkeypatch.setattr("minivitpose.kernels.newton_schulz.fits", lambda matrices: False)
+    plain = Muon(runs[1], config.depth, layer_decay=0.8)
+    before = {name: x.copy() for name, x in fast.params.items()}
+    for seed in range(3):
+        gradients = gradients_for(fast.params, seed)
+        fast.step(gradients, 1e-2)
+        plain.step(gradients, 1e-2)
+    for name, x in fast.params.items():
+        moved = np.abs(x - before[name]).max()
+        assert np.abs(x - plain.params[name]).max() < 2e-5 * moved > 0, name
 
 
 def test_what_muon_turns():

@@ -155,6 +155,16 @@ def test_colours_change_within_the_strength_and_not_without():
     assert all(x.dtype == np.uint8 for x in changed) and 0.79 < means.min() < 0.9 and 1.1 < means.max() < 1.21
 
 
+def test_colours_move_from_grey_from_the_mean_and_from_black():
+    image = np.random.default_rng(1).integers(0, 256, (20, 10, 3), np.uint8)
+    found = recoloured(np.random.default_rng(7), image, 0.3)
+    bright, contrast, saturation = 1 + 0.3 * np.random.default_rng(7).uniform(-1, 1, 3)
+    grey = image @ np.array([0.299, 0.587, 0.114])
+    x = grey[..., None] + saturation * (image - grey[..., None])
+    x = np.clip(bright * (grey.mean() + contrast * (x - grey.mean())), 0, 255)
+    assert np.abs(found - x).max() < 0.5 + 1e-3 and found.min() == 0 and found.max() == 255
+
+
 def test_mannequins_are_the_same_at_every_step_whatever_was_drawn_before():
     settings = Settings(batch=2, seed=1, reuse=2)
     source = Mannequins(COCO, settings, CONFIG)

@@ -134,13 +134,13 @@ def test_a_read_only_picture_and_many_threads():
     assert not image.flags.writeable and NOISE.flags.writeable
 
 
-def test_crop_takes_the_compiled_warp_where_numba_is_loaded_and_never_loads_it():
+def test_crop_takes_the_compiled_loops_where_numba_is_loaded_and_never_loads_it():
     code = (
-        "import sys, zlib, numpy as np; from minivitpose.pose.crop import crop, loaded_warp\n"
+        "import sys, zlib, numpy as np; from minivitpose.pose.crop import crop, loaded_kernels, network_input as x\n"
         "image = np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8)\n"
-        "cut = lambda: [zlib.crc32(crop(image, (9, 8, 40, 50), mode=m).pixels) for m in ('udp', 'hf', 'easy')]\n"
-        "first = cut(); assert 'numba' not in sys.modules and loaded_warp().__module__ == 'minivitpose.pose.warp'\n"
-        "import numba; assert loaded_warp().__module__ == 'minivitpose.pose.warp_kernel' and cut() == first"
+        "cut = lambda: [zlib.crc32(x(crop(image, (9, 8, 40, 50), mode=m))) for m in ('udp', 'hf', 'easy')]\n"
+        "first = cut(); assert 'numba' not in sys.modules and loaded_kernels() is None\n"
+        "import numba; assert loaded_kernels().__name__ == 'minivitpose.pose.warp_kernel' and cut() == first"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
 

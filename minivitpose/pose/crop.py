@@ -19,6 +19,7 @@ PADDING = 1.25  # the crop is this much wider and higher than the person's box
 EASY_MARGIN = 10  # pixels; easy_ViTPose adds this on each side instead
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)  # of ImageNet's pixels, RGB, 0 to 1: the pretraining had it
 STD = np.array([0.229, 0.224, 0.225], np.float32)
+LEVELS = (np.arange(256, dtype=np.float32)[:, None] / np.float32(255) - MEAN) / STD  # (256, 3): what each byte becomes
 FAR = 1e7  # pixels; a box that reaches further is no box in this picture
 TINY = 1e-6  # pixels; nor is a smaller one, and float32 would lose it
 
@@ -68,17 +69,18 @@ def crop(image, box, size=(256, 192), mode="udp"):
     if mode == "easy":
         return easy_crop(image, box, size)
     centre, scale = centre_and_scale(box, size, mode)
-    pixels = loaded_warp()(image, crop_matrix(centre, scale, size, mode), size, hard=mode == "hf")
+    cut = kernels.warp if (kernels := loaded_kernels()) else warp
+    pixels = cut(image, crop_matrix(centre, scale, size, mode), size, hard=mode == "hf")
     return Crop(pixels, box, centre, scale, mode)
 
 
-def loaded_warp():
-    """The compiled warp if Numba is loaded, else that in NumPy: same bytes, and nobody waits for Numba for one crop."""
+def loaded_kernels():
+    """The compiled loops if Numba is loaded, else None: same bytes, and nobody waits for Numba for one crop."""
     if "numba" not in sys.modules:
-        return warp
+        return None
     from minivitpose.pose import warp_kernel
 
-    return warp_kernel.warp
+    return warp_kernel
 
 
 def check_mode(mode, known):
@@ -171,6 +173,8 @@ def network_input(crop):
 
 def normalised(pixels):
     """Crops (B, H, W, 3) uint8 RGB -> (B, 3, H, W) float32, as ``network_input`` gives one of them."""
+    if pixels.dtype == np.uint8 and (kernels := loaded_kernels()):
+        return kernels.normalised(pixels, LEVELS)
     x = (pixels.astype(np.float32) / np.float32(255) - MEAN) / STD
     return np.ascontiguousarray(x.transpose(0, 3, 1, 2))
 

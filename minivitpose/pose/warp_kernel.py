@@ -1,4 +1,4 @@
-"""The bilinear warp as a compiled loop: for speed, with the bytes of ``warp.warp``.
+"""The bilinear warp and the normalisation as compiled loops: for speed, with the bytes of ``warp.warp`` and ``crop``.
 
 One thread a crop, and without Python's lock: several crops may be cut at once from several threads.
 """
@@ -41,3 +41,22 @@ def warp(image, matrix, size, hard=False):
     pixels = np.empty((*size, 3), np.uint8)
     warp_each(image, np.ascontiguousarray(matrix, np.float64), bool(hard), pixels)
     return pixels
+
+
+@njit(**options | {"parallel": False, "nogil": True})
+def look_up(pixels, levels, x):
+    """x[b, c, v, u] = levels[pixels[b, v, u, c], c]."""
+    for b in range(len(pixels)):
+        for v in range(pixels.shape[1]):
+            for c in range(3):
+                for u in range(pixels.shape[2]):
+                    x[b, c, v, u] = levels[pixels[b, v, u, c], c]
+
+
+def normalised(pixels, levels):
+    """As ``crop.normalised``: (B, H, W, 3) uint8, levels (256, 3) float32 -> (B, 3, H, W) float32."""
+    pixels = np.ascontiguousarray(pixels).view()
+    pixels.flags.writeable = False
+    x = np.empty((len(pixels), 3, *pixels.shape[1:3]), np.float32)
+    look_up(pixels, levels, x)
+    return x

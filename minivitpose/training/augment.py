@@ -5,6 +5,7 @@ ViTPose configs (settings.py); colour is this package's own.
 """
 
 import numpy as np
+from numba import njit
 
 from minivitpose.pose.crop import crop_matrix
 
@@ -58,9 +59,29 @@ def recoloured(rng, image, strength):
     """Brightness, contrast and saturation changed by up to ``strength``, as a share. (H, W, 3) uint8 -> the same."""
     if not strength:
         return image
-    bright, contrast, saturation = 1 + strength * rng.uniform(-1, 1, 3).astype(np.float32)
-    x = image.astype(np.float32)
-    grey = x @ np.float32([0.299, 0.587, 0.114])
-    x = grey[..., None] + saturation * (x - grey[..., None])
-    x = bright * (grey.mean() + contrast * (x - grey.mean()))
-    return np.clip(np.rint(x), 0, 255).astype(np.uint8)
+    found = np.empty_like(image)
+    recolour(image, *(1 + strength * rng.uniform(-1, 1, 3)).astype(np.float32), found)
+    return found
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def recolour(image, bright, contrast, saturation, found):
+    """Colours move from the pixel's own grey, then from the picture's mean grey, then from black."""
+    height, width, _ = image.shape
+    mean = 0.0
+    for v in range(height):
+        for u in range(width):
+            mean += grey(image[v, u])
+    mean = np.float32(mean / (height * width))
+    for v in range(height):
+        for u in range(width):
+            own = grey(image[v, u])
+            for c in range(3):
+                x = own + saturation * (image[v, u, c] - own)
+                x = bright * (mean + contrast * (x - mean))
+                found[v, u, c] = np.uint8(min(max(x, np.float32(0)), np.float32(255)) + np.float32(0.5))
+
+
+@njit(error_model="numpy")
+def grey(pixel):
+    return np.float32(0.299) * pixel[0] + np.float32(0.587) * pixel[1] + np.float32(0.114) * pixel[2]

@@ -1,5 +1,7 @@
 """What a training learns from: batches of crops with their targets, each a function of the seed and the step alone."""
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -103,10 +105,13 @@ class Mannequins:
         self.draw(numbers, first)
         wide = np.array(self.drawn[numbers[0]][0].shape[1::-1]) - 1  # the last pixel, x and y
         rectangle = wide / 2, wide / MARGIN
-        crops = [
-            augmented(rng, image, *rectangle, xyv, self.skeleton, s, self.config)
-            for image, xyv in map(self.drawn.get, numbers)
-        ]
+
+        def cut(number, rng):
+            image, xyv = self.drawn[number]
+            return augmented(rng, image, *rectangle, xyv, self.skeleton, s, self.config)
+
+        with ThreadPoolExecutor(os.cpu_count()) as crew:
+            crops = list(crew.map(cut, numbers, rng.spawn(len(numbers))))
         images, keypoints = map(np.stack, zip(*crops, strict=True))
         return ready(images, keypoints, self.skeleton, self.config)
 

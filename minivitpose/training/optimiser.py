@@ -9,6 +9,7 @@ Jordan et al. 2024; its steps are made as large as AdamW's in the way of Liu et 
 import numpy as np
 from numba import njit
 
+from minivitpose.kernels import newton_schulz
 from minivitpose.parameters import flatten, is_learnt
 
 
@@ -34,7 +35,7 @@ def clip(gradients, largest=1.0):
 
     gradients: flat dict of arrays. As torch.nn.utils.clip_grad_norm_; a norm that is not finite changes nothing.
     """
-    norm = float(np.sqrt(sum(np.vdot(g, g).astype(np.float64) for g in gradients.values())))
+    norm = float(np.sqrt(sum(np.square(g).sum(dtype=np.float64) for g in gradients.values())))
     if np.isfinite(norm) and norm > largest:
         for g in gradients.values():
             g *= largest / (norm + 1e-6)
@@ -99,13 +100,25 @@ def orthogonalised(matrices, steps=5):
     Source: the Newton-Schulz iteration of Jordan et al. 2024, with its coefficients.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = matrices / (np.linalg.norm(matrices, axis=(1, 2), keepdims=True) + 1e-7)
-    tall = x.shape[1] > x.shape[2]  # the square of the shorter side is the smaller one
-    x = x.swapaxes(1, 2) if tall else x
+    x = lying(unit(matrices))
     for _ in range(steps):
         square = x @ x.swapaxes(1, 2)
         x = a * x + (b * square + c * (square @ square)) @ x
-    return x.swapaxes(1, 2) if tall else x
+    return x.swapaxes(1, 2) if is_tall(matrices) else x
+
+
+def unit(matrices):
+    """Each divided by its Frobenius norm, which no singular value exceeds."""
+    return matrices / (np.sqrt(np.square(matrices).sum(axis=(1, 2), keepdims=True)) + 1e-7)
+
+
+def is_tall(matrices):
+    return matrices.shape[1] > matrices.shape[2]
+
+
+def lying(matrices):
+    """Transposed if they are higher than wide: the square of the shorter side is the smaller one."""
+    return matrices.swapaxes(1, 2) if is_tall(matrices) else matrices
 
 
 class Muon(AdamW):
@@ -118,19 +131,46 @@ class Muon(AdamW):
         """As AdamW. matrix_rate: how many times the learning rate hidden matrices take."""
         super().__init__(*arguments, **options)
         self.matrix_rate, self.momentum = matrix_rate, momentum
-        self.second = {name: x for name, x in self.second.items() if not is_hidden_matrix(name, x)}
+        self.hidden = [name for name, x in self.params.items() if is_hidden_matrix(name, x)]
+        self.second = {name: x for name, x in self.second.items() if name not in self.hidden}
+        self.orthogonalise = Orthogonaliser([as_matrices(name, self.params[name]) for name in self.hidden])
 
-    def update(self, name, x, gradient, rate):
-        """One update of one parameter, in place: of a hidden matrix by 0.2 rate on average, as AdamW's usually are."""
-        if not is_hidden_matrix(name, x):
-            return super().update(name, x, gradient, rate)
-        first, new, rate = self.first[name], x.dtype.type(1 - self.momentum), rate * self.matrix_rate
+    def step(self, gradients, rate):
+        """One update of every parameter; a hidden matrix moves by 0.2 rate on average, as AdamW's usually do."""
+        self.steps += 1
+        for name in self.params.keys() - set(self.hidden):
+            self.update(name, self.params[name], gradients[name], rate * self.scale[name])
+        ahead = [as_matrices(name, self.ahead(name, gradients[name])) for name in self.hidden]
+        for name, direction in zip(self.hidden, self.orthogonalise(ahead), strict=True):
+            x, own_rate = self.params[name], rate * self.scale[name] * self.matrix_rate
+            x *= x.dtype.type(1 - own_rate * self.weight_decay[name])
+            x -= x.dtype.type(own_rate * 0.2 * max(direction.shape[1:]) ** 0.5) * direction.reshape(x.shape)
+
+    def ahead(self, name, gradient):
+        """The running mean of the gradients, after this one, and once more in its direction."""
+        first, new = self.first[name], gradient.dtype.type(1 - self.momentum)
         first += new * (gradient - first)
-        ahead = as_matrices(name, first + new * (gradient - first))
-        direction = orthogonalised(ahead).reshape(x.shape)
-        x *= x.dtype.type(1 - rate * self.weight_decay[name])
-        x -= x.dtype.type(rate * 0.2 * max(ahead.shape[1:]) ** 0.5) * direction
-        return None
+        return first + new * (gradient - first)
+
+
+class Orthogonaliser:
+    """``orthogonalised`` for many stacks of matrices at once: those that the kernel takes go through it together."""
+
+    def __init__(self, stacks):
+        """stacks: arrays (n, rows, columns), as each call will bring."""
+        self.fast = [i for i, stack in enumerate(stacks) if newton_schulz.fits(stack)]
+        shapes = [sorted(stacks[i].shape[1:]) for i in self.fast for _ in stacks[i]]
+        self.kernel = newton_schulz.NewtonSchulz(shapes) if shapes else None
+
+    def __call__(self, stacks):
+        """-> a list of arrays like the stacks."""
+        found = [None if i in self.fast else orthogonalised(stack) for i, stack in enumerate(stacks)]
+        flat = [lying(unit(stacks[i])) for i in self.fast]
+        turned = iter(self.kernel([matrix for stack in flat for matrix in stack]) if self.kernel else ())
+        for i in self.fast:
+            stack = np.stack([next(turned) for _ in stacks[i]])
+            found[i] = stack.swapaxes(1, 2) if is_tall(stacks[i]) else stack
+        return found
 
 
 def new_optimiser(params, config, settings):
