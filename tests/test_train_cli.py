@@ -117,6 +117,10 @@ def test_another_number_of_keypoints_makes_a_new_last_layer_and_keeps_the_rest(c
     assert model.config.num_keypoints == 5 and model.config.embed_dim == 128
     rows = list(csv.DictReader((config / "run" / "log.csv").read_text().splitlines()))
     assert float(rows[-1]["loss"]) > 0 and rows[-1]["validation_loss"] == ""
+    people = ["--weights", "mini", "--keypoints", "5", "--annotations", "five.json", "--images", "."]
+    assert train(*people, "--validation", "five.json", out="watched") == 0
+    rows = list(csv.DictReader((config / "watched" / "log.csv").read_text().splitlines()))
+    assert float(rows[-1]["validation_loss"]) > 0 and 0 <= float(rows[-1]["validation_accuracy"]) <= 1
 
 
 @pytest.mark.parametrize("naming", [None, "aic"])
@@ -138,6 +142,7 @@ def test_a_checkpoint_of_another_dataset_needs_no_word_about_it(naming, config):
     [
         (["--seed", "-1"], "seed: expected a number from 0, found -1"),
         (["--annotations", "a.json"], "--annotations and --images go together"),
+        (["--validation", "a.json"], "--validation goes with --annotations"),
         (["--steps", "0"], "steps: expected a number above 0, found 0"),
         (["--weights", "absent.pth"], "absent.pth"),
         (["--dataset", "mpii"], "dataset 'mpii' has 16 keypoints"),

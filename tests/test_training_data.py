@@ -8,11 +8,11 @@ from PIL import Image
 
 from minivitpose import synthetic
 from minivitpose.config import Config
-from minivitpose.pose import crop
+from minivitpose.pose import crop, network_input
 from minivitpose.pose.coco_json import CocoError
 from minivitpose.pose.skeletons import COCO, SKELETONS
 from minivitpose.training.augment import flipped, half_body, random_matrix, recoloured
-from minivitpose.training.data import CocoCrops, Mannequins, augmented, held_out, ready
+from minivitpose.training.data import CocoCrops, Mannequins, augmented, held_out, held_out_people, ready
 from minivitpose.training.settings import Settings
 from minivitpose.training.start import fresh, with_keypoints
 
@@ -88,6 +88,17 @@ def test_an_epoch_has_everybody_once(people):
     source = crops(people, plain)
     everybody = {image.tobytes() for image in source(0)[0]}
     assert len(everybody) == 3 and {image.tobytes() for image in source(7)[0]} == everybody
+
+
+def test_held_out_people_are_cut_as_the_pipeline_does_each_once(people):
+    settings = Settings(batch=2, seed=5, validate_on=10)
+    batches = list(held_out_people(people / "people.json", people / "images", COCO, settings, CONFIG))
+    assert [len(images) for images, _, _ in batches] == [2, 1]
+    found = {image.tobytes() for images, _, _ in batches for image in images}
+    pictures = [np.array(Image.open(people / "images" / f"{i}.png")) for i in range(3)]
+    assert found == {network_input(crop(picture, (30, 30, 200, 240)))[0].tobytes() for picture in pictures}
+    few = list(held_out_people(people / "people.json", people / "images", COCO, Settings(validate_on=2), CONFIG))
+    assert [len(images) for images, _, _ in few] == [2]
 
 
 def test_a_broken_picture_is_said_and_replaced(people):

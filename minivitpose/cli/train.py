@@ -9,7 +9,8 @@ from minivitpose.files import write_text
 
 EXAMPLE = "minivitpose train --config docs/mini.toml --out runs/mini --minutes 170"
 SHOWN = ("loss", "accuracy", "validation_accuracy")
-CHANGES = ("weights", "annotations", "images", "keypoints", "dataset", "steps", "batch", "rate", "seed")
+CHANGES = ("weights", "annotations", "images", "validation", "validation_images", "keypoints", "dataset")
+CHANGES += ("steps", "batch", "rate", "seed")
 
 
 def add(command):
@@ -19,6 +20,8 @@ def add(command):
     p.add_argument("--weights", metavar="W", help="start from this checkpoint (default: new weights)")
     p.add_argument("--annotations", metavar="JSON", help="a COCO file with keypoints (default: the mannequin world)")
     p.add_argument("--images", metavar="DIR", help="the folder of its pictures")
+    p.add_argument("--validation", metavar="JSON", help="a COCO file of people who are only looked at, for the log")
+    p.add_argument("--validation-images", metavar="DIR", help="the folder of their pictures (default: --images)")
     p.add_argument("--dataset", metavar="D", help="the keypoint set (default: the usual one for so many keypoints)")
     p.add_argument("--keypoints", type=int, metavar="K", help="another number of keypoints: a new last layer")
     p.add_argument("--frozen", nargs="+", metavar="NAME", help="beginnings of the names of parameters that stay")
@@ -51,6 +54,8 @@ def run(options):
     settings = read_settings(options.config, **changes, frozen=options.frozen and tuple(options.frozen))
     if bool(settings.annotations) != bool(settings.images):
         raise UsageError("--annotations and --images go together: the people, and the folder of the pictures")
+    if settings.validation and not settings.annotations:
+        raise UsageError("--validation goes with --annotations; the mannequin world has held-out scenes of its own")
     options.out.mkdir(parents=True, exist_ok=True)
     training = prepare(options, settings)
     write_text(options.out / "settings.toml", as_toml(settings))
@@ -90,7 +95,7 @@ def prepare(options, settings):
     """The Training: weights, data and the folder."""
     from minivitpose import load
     from minivitpose.pose.skeletons import skeleton_for
-    from minivitpose.training.data import CocoCrops, Mannequins, held_out
+    from minivitpose.training.data import CocoCrops, Mannequins, held_out, held_out_people
     from minivitpose.training.loop import Training
     from minivitpose.training.start import fresh, with_keypoints
 
@@ -107,7 +112,8 @@ def prepare(options, settings):
     skeleton = skeleton_for(config.num_keypoints, config.dataset)
     if settings.annotations:
         source = CocoCrops(settings.annotations, settings.images, skeleton, settings, config, say)
-        validation = []
+        given = settings.validation, settings.validation_images or settings.images
+        validation = list(held_out_people(*given, skeleton, settings, config, say)) if settings.validation else []
     else:
         source = Mannequins(skeleton, settings, config)
         validation = list(held_out(skeleton, settings, config))

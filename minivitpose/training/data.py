@@ -2,6 +2,7 @@
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -46,8 +47,11 @@ class CocoCrops:
 
     def __call__(self, step):
         """Batch number ``step``: images (B, 3, H, W), targets (B, K, Hm, Wm), target_weight (B, K), float32."""
-        n, batch = len(self.files), self.settings.batch
-        places = step * batch + np.arange(batch)
+        return self.at(step * self.settings.batch + np.arange(self.settings.batch))
+
+    def at(self, places):
+        """The same for any places (B,) in the sequence of all epochs."""
+        n = len(self.files)
         order = {epoch: np.random.default_rng((self.settings.seed, epoch)).permutation(n) for epoch in set(places // n)}
         people = [order[place // n][place % n] for place in places.tolist()]
         crops = [
@@ -123,6 +127,15 @@ class Mannequins:
             size = tuple(round(side * MARGIN) for side in self.config.image_size)
             images, keypoints, *_ = synthetic.batch(self.settings.seed, missing, size=size, margin=MARGIN)
             self.drawn |= dict(zip(missing, zip(images, keypoints, strict=True), strict=True))
+
+
+def held_out_people(annotations, images, skeleton, settings, config, say=print):
+    """Batches of ``validate_on`` people of a COCO file at most, cut as the pipeline would. Raises CocoError."""
+    still = replace(settings, **dict.fromkeys(("flip", "rotation", "scale", "half_body", "colour"), 0))
+    people = CocoCrops(annotations, images, skeleton, still, config, say)
+    places = np.arange(min(settings.validate_on, len(people.files)))
+    for first in range(0, len(places), settings.batch):
+        yield people.at(places[first : first + settings.batch])
 
 
 def held_out(skeleton, settings, config):

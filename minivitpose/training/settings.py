@@ -19,7 +19,8 @@ class Settings:
     weights: any checkpoint to start from, or empty for a new model of the sizes below it. keypoints: 0 keeps those of
     the checkpoint; another number makes a new last layer. frozen: beginnings of the names of parameters that stay.
     annotations: a COCO file, and images the folder of its pictures; empty: the mannequin world, whose scenes never
-    end, and each of which serves ``reuse`` times, cut in other ways. rate: the learning rate at its highest; the
+    end, and each of which serves ``reuse`` times, cut in other ways. validation: a COCO file of people who are not
+    learnt from, and validation_images their folder, if it is another. rate: the learning rate at its highest; the
     optimiser "muon" takes ``matrix_rate`` times as much for hidden matrices. average: the share of the old that the
     averaged weights keep at each step; 0 for none. flip, half_body: shares of crops; rotation: degrees; scale, colour:
     how far at most, as a share.
@@ -38,6 +39,8 @@ class Settings:
 
     annotations: str = ""
     images: str = ""
+    validation: str = ""
+    validation_images: str = ""
     reuse: float = 4.0
     flip: float = 0.5
     rotation: float = 40.0
