@@ -158,8 +158,10 @@ def check(ours, truth, values, facts, kind, sample=None):
     if truth is None or ours.dtype != np.float32:
         return Check(error, RELATIVE[str(ours.dtype), kind] * facts.scale, relative, **found)
     peak, rms = (facts.error, facts.rms) if kind == "chain" else (facts.error_alone, facts.rms_alone)
-    luck = 1 if sample is None else 1 + 3 / np.sqrt(telling(values - truth))
-    found |= {"rms": root_mean_square(off), "rms_tolerance": luck * FACTOR[kind] * rms, "rms_reference": rms}
+    luck, own = 1, rms
+    if sample is not None:  # the tolerance is of the whole array, with room for luck; the ratio is of these elements
+        luck, own = 1 + 3 / np.sqrt(telling(values - truth)), root_mean_square(values - truth)
+    found |= {"rms": root_mean_square(off), "rms_tolerance": luck * FACTOR[kind] * rms, "rms_reference": own}
     return Check(error, PEAK * FACTOR[kind] * peak, relative, **found)
 
 
