@@ -1,6 +1,7 @@
 """The training loop: the same end however often it is stopped, a log without gaps, and clear words when it breaks."""
 
 import csv
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from minivitpose import load
 from minivitpose.checkpoint import CheckpointError
 from minivitpose.parameters import flatten, nest
-from minivitpose.training.loop import EVERY, DivergedError, Training, accuracy
+from minivitpose.training.loop import EVERY, Ahead, DivergedError, Training, accuracy
 from minivitpose.training.optimiser import Muon
 from minivitpose.training.settings import Settings, SettingsError, as_toml, read_settings
 from models import small_config, state_dict_for
@@ -48,6 +49,37 @@ def uninterrupted(tmp_path_factory):
     lines = list(training(folder).run())
     assert [line["step"] for line in lines] == list(range(1, 46))
     return folder
+
+
+def test_the_next_batch_is_made_ahead_and_none_behind_the_last():
+    asked = []
+
+    def numbered(step):
+        asked.append(step)
+        if step == 5:
+            raise OSError("no picture")
+        return f"batch {step}"
+
+    ahead = Ahead(numbered, 8)
+    assert [ahead(step) for step in (0, 1, 2)] == ["batch 0", "batch 1", "batch 2"]
+    assert ahead(6) == "batch 6" and ahead(7) == "batch 7"  # another than was expected
+    assert ahead(4) == "batch 4"
+    with pytest.raises(OSError, match="no picture"):
+        ahead(5)
+    assert asked == [0, 1, 2, 3, 6, 7, 4, 5]
+
+
+def test_a_setting_that_a_checkpoint_does_not_know_stood_at_its_default(tmp_path, uninterrupted):
+    path = tmp_path / "checkpoint.npz"
+    arrays = dict(np.load(uninterrupted / "checkpoint.npz"))
+    state = json.loads(bytes(arrays["__state__"]))
+    del state["settings"]["validation"], state["settings"]["average"]
+    np.savez(path, **arrays | {"__state__": np.frombuffer(json.dumps(state).encode(), np.uint8)})
+    with pytest.raises(CheckpointError, match="of a training with average = 0.0, not 0.9"):
+        training(tmp_path)
+    state["settings"]["average"] = 0.9
+    np.savez(path, **arrays | {"__state__": np.frombuffer(json.dumps(state).encode(), np.uint8)})
+    assert training(tmp_path).step == 45
 
 
 def test_it_learns(uninterrupted):

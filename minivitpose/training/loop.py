@@ -6,6 +6,7 @@ on from its last checkpoint and ends with the same bits as one that was not.
 
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from minivitpose.training.backward import loss_and_gradients
 from minivitpose.training.loss import heatmap_loss
 from minivitpose.training.optimiser import clip, new_optimiser
 from minivitpose.training.schedule import schedule
+from minivitpose.training.settings import Settings
 
 LOG = ("step", "loss", "accuracy", "rate", "gradient", "validation_loss", "validation_accuracy")
 CHECKPOINT, TABLE, WEIGHTS = "checkpoint.npz", "log.csv", "weights.npz"
@@ -29,6 +31,22 @@ SAVE_SECONDS = 60  # from one checkpoint to the next
 
 class DivergedError(ArithmeticError):
     """The loss is no longer a number; the message names the first place in the network and what to try."""
+
+
+class Ahead:
+    """A source whose next batch is made while the last one is learnt from: a step leaves a core idle now and then."""
+
+    def __init__(self, source, steps):
+        self.source, self.steps = source, steps
+        self.worker, self.number, self.batch = ThreadPoolExecutor(1), None, None
+
+    def __call__(self, step):
+        """source(step), whichever steps are asked for."""
+        coming = self.batch.result() if self.batch else None
+        found = coming if self.number == step else self.source(step)
+        self.number = step + 1 if step + 1 < self.steps else None
+        self.batch = self.number and self.worker.submit(self.source, self.number)
+        return found
 
 
 class Training:
@@ -43,7 +61,7 @@ class Training:
         Takes up the checkpoint in the folder if there is one. Raises CheckpointError if it is of other settings.
         """
         self.folder, self.settings, self.config = Path(folder), settings, config
-        self.source, self.validation, self.engine = source, validation or [], engine
+        self.source, self.validation, self.engine = Ahead(source, settings.steps), validation or [], engine
         self.params = nest({name: np.array(x) for name, x in flatten(params).items()})
         self.optimiser = new_optimiser(self.params, config, settings)
         self.average = {name: x.copy() for name, x in flatten(self.params).items()} if settings.average else None
@@ -148,7 +166,8 @@ class Training:
         arrays = read_state_dict(path)
         try:
             state = json.loads(bytes(arrays["__state__"]))
-            found, wanted = dict(state["settings"]), json.loads(json.dumps(asdict(self.settings)))
+            stored = asdict(Settings()) | dict(state["settings"])  # a setting that came later stood at its default
+            found, wanted = (json.loads(json.dumps(settings)) for settings in (stored, asdict(self.settings)))
         except (KeyError, TypeError, ValueError):
             raise not_ours(path) from None
         if other := [name for name in wanted if found.get(name) != wanted[name]]:
