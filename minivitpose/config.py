@@ -151,7 +151,7 @@ def variant_config(variant, **options):
         raise ConfigError(f"unknown variant {variant!r}: expected one of {', '.join(VARIANTS)}")
     name = names[variant.lower()]
     if name == "mini":
-        options = {"deconv_filters": (32, 32)} | options
+        options = {"deconv_filters": (64, 32)} | options
     return Config(*VARIANTS[name], **options)
 
 

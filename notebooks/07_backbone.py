@@ -306,7 +306,8 @@ teach.say(
 random = np.random.default_rng(0)
 untrained = {}
 for layer, p in example.params["keypoint_head"]["deconv_layers"].items():
-    fresh = dict(weight=np.ones(32), bias=np.zeros(32), running_mean=np.zeros(32), running_var=np.ones(32))
+    one, zero = np.ones(len(p["weight"])), np.zeros(len(p["weight"]))
+    fresh = dict(weight=one, bias=zero, running_mean=zero, running_var=one)
     small = dict(weight=random.normal(0, 1e-3, p["weight"].shape))
     untrained[layer] = fresh if "running_mean" in p else small
 final = dict(weight=random.normal(0, 1e-3, (17, 32, 1, 1)), bias=np.zeros(17))

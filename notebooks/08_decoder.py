@@ -24,7 +24,7 @@ head = example.params["keypoint_head"]
 deconv = head["deconv_layers"]  # 0: transposed convolution, 1: batch norm, (2: relu); 3, 4, (5): once more
 
 assert tokens.shape == (1, 192, 128) and list(deconv) == ["0", "1", "3", "4"]
-assert deconv["0"]["weight"].shape == (128, 32, 4, 4) and deconv["3"]["weight"].shape == (32, 32, 4, 4)
+assert deconv["0"]["weight"].shape == (128, 64, 4, 4) and deconv["3"]["weight"].shape == (64, 32, 4, 4)
 assert head["final_layer"]["weight"].shape == (17, 32, 1, 1)
 {f"deconv_layers.{i}": {name: a.shape for name, a in p.items()} for i, p in deconv.items()}
 
@@ -269,22 +269,23 @@ figure
 # \rangle$:
 
 # %%
-weight = deconv["0"]["weight"].astype(np.float64)  # (128, 32, 4, 4): in from 128 channels, out to 32
+weight = deconv["0"]["weight"].astype(np.float64)  # (128, 64, 4, 4): in from 128 channels, out to 64
 random = np.random.default_rng(8)
-u, v = random.standard_normal((1, 32, 32, 24)), random.standard_normal((1, 128, 16, 12))
+u, v = random.standard_normal((1, 64, 32, 24)), random.standard_normal((1, 128, 16, 12))
 there = np.vdot(layers.conv2d(u, weight, None, 2, 1), v)
 back = np.vdot(u, layers.conv_transpose2d(v, weight, None, 2, 1))
 assert np.isclose(there, back)
 there, back
 
 # %% [markdown]
-# Where both numbers of channels are the same, as in the second transposed convolution with its 32 and 32, a wrong
-# order raises no error. It gives other maps:
+# Where both numbers of channels are the same, as in the second transposed convolution of ViTPose-B with its 256 and
+# 256, a wrong order raises no error. It gives other maps. Ours goes from 64 channels to 32; here is the half of it that
+# comes from the first 32:
 
 # %%
-maps = layers.relu(layers.batch_norm(first, **deconv["1"]))
-good = layers.deconv(maps, deconv["3"]["weight"])
-bad = layers.deconv(maps, deconv["3"]["weight"].transpose(1, 0, 2, 3))
+maps, half = layers.relu(layers.batch_norm(first, **deconv["1"]))[:, :32], deconv["3"]["weight"][:32]
+good = layers.deconv(maps, half)
+bad = layers.deconv(maps, half.transpose(1, 0, 2, 3))
 assert bad.shape == good.shape
 teach.say(
     f"With the axes swapped the result is off by **{np.abs(bad - good).std() / good.std():.0%}** of its own spread."
@@ -321,13 +322,13 @@ teach.race(
 
 # %%
 p = deconv["1"]
-channel = (slice(None), None, None)  # (32,) -> (32, 1, 1): one number for a whole map
+channel = (slice(None), None, None)  # (64,) -> (64, 1, 1): one number for a whole map
 normed = (first - p["running_mean"][channel]) / np.sqrt(p["running_var"][channel] + 1e-5)
 normed = normed * p["weight"][channel] + p["bias"][channel]
 teach.against_reference("keypoint_head.deconv_layers.1", normed)
 
 # %%
-order, here = np.argsort(p["running_mean"]), np.arange(32)
+order, here = np.argsort(p["running_mean"]), np.arange(64)
 seen = {  # name: mean, spread
     "training: running mean ± root of running variance": (p["running_mean"], np.sqrt(p["running_var"])),
     "this crop: mean ± standard deviation": (first[0].mean(axis=(1, 2)), first[0].std(axis=(1, 2))),
@@ -353,7 +354,7 @@ figure
 # %%
 gain = p["weight"] / np.sqrt(p["running_var"] + 1e-5)
 folded = {"weight": deconv["0"]["weight"] * gain[None, :, None, None], "bias": p["bias"] - p["running_mean"] * gain}
-assert folded["weight"].shape == (128, 32, 4, 4)
+assert folded["weight"].shape == (128, 64, 4, 4)
 
 off = np.abs(layers.deconv(x, **folded) - normed).max()
 assert off < 1e-4 * np.abs(normed).max()
@@ -367,7 +368,7 @@ stage = {"2": layers.relu(normed)}
 stage["3"] = layers.conv_transpose2d(stage["2"], **deconv["3"], stride=2, padding=1)
 stage["4"] = layers.batch_norm(stage["3"], **deconv["4"])
 stage["5"] = layers.relu(stage["4"])
-assert stage["2"].shape == (1, 32, 32, 24) and stage["5"].shape == (1, 32, 64, 48)
+assert stage["2"].shape == (1, 64, 32, 24) and stage["5"].shape == (1, 32, 64, 48)
 
 teach.against_reference({f"keypoint_head.deconv_layers.{j}": array for j, array in stage.items()})
 
@@ -516,7 +517,7 @@ for name in configs:
 
 # %% [markdown]
 # The paper reports 75.8 AP on COCO for ViTPose-B with the classic head and 75.5 with the simple one: nearly the same.
-# The mini model has the classic head, with 32 channels where ViTPose-B has 256.
+# The mini model has the classic head, with 64 and 32 channels where ViTPose-B has 256 twice.
 #
 # ## Do stamps leave a pattern?
 #

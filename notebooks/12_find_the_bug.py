@@ -425,14 +425,14 @@ teach.say("<br>".join(report.verdict()))
 
 # %% [markdown]
 # The first batch norm of the head. **What kind?** Against each other the numbers lie on a line, nearly. In each of
-# the 32 channels the line has a slope of its own, a little below 1. A batch norm scales a channel by
+# the 64 channels the line has a slope of its own, a little below 1. A batch norm scales a channel by
 # $w / \sqrt{\mathit{var} + \varepsilon}$, so look at what is missing from a slope of 1 against the channel's
 # variance:
 
 # %%
 cache64 = run(mystery["B"], "float64")
 p = model.params["keypoint_head"]["deconv_layers"]["1"]
-ours, right = ((c[name][0] - p["bias"][:, None, None]).reshape(32, -1) for c in (cache64, truth))
+ours, right = ((c[name][0] - p["bias"][:, None, None]).reshape(64, -1) for c in (cache64, truth))
 slope = (ours * right).sum(-1) / (right * right).sum(-1)
 
 figure = teach.canvas(640, 280, "slope-of-each-channel")

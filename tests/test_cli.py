@@ -117,7 +117,7 @@ def test_inspect(weights, capsys):
     assert main(["inspect", "mini"]) == 0
     out = capsys.readouterr().out
     assert "PyTorch zip file, 67 tensors" in out
-    assert "parameters  999,089" in out
+    assert "parameters  1,081,073" in out
     assert "head        classic" in out
     assert re.search(r"backbone.blocks.3.mlp.fc2.weight +128x512 +float16 +-?[\d.]+ \.\. [\d.]+", out)
     assert main(["inspect", weights, "--heads", "3"]) == 0
