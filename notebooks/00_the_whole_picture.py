@@ -335,7 +335,7 @@ teach.say(
 # %% [markdown]
 # ## What this model can and cannot do
 #
-# The bundled model has 1 million weights, a ninetieth of ViTPose-B. It has seen drawn mannequins and nothing else, no
+# The bundled model has 1 million weights, an eightieth of ViTPose-B. It has seen drawn mannequins and nothing else, no
 # photograph. It is made for looking inside, not for measuring: [docs/mini.md](../docs/mini.md) says how good it is, and
 # where it fails. For people in photographs load a public checkpoint with the same `mvp.load`
 # ([docs/checkpoints.md](../docs/checkpoints.md)): the code of this course is the same for all of them.

@@ -132,6 +132,19 @@ def test_a_wrong_activation_fails_at_its_place(name, spoil, kind, model, referen
     assert len(report.rows) == names.index(name) + 1
 
 
+def test_the_ratio_of_a_sample_is_of_its_own_elements(model, reference):
+    """Both errors on the same elements; the tolerance stays that of the whole array."""
+    cache, few = run(model, reference), sampled(reference, 100)
+    report, ratios = compare(cache, few), {}
+    for row in report.rows:
+        places, truth = sample_of(cache[row.name].size, 100), few.truth[row.name]
+        ours, theirs = cache[row.name].reshape(-1)[places], few.values[row.name]
+        rms = [np.sqrt(np.mean((x.astype(np.float64) - truth) ** 2)) for x in (ours, theirs)]
+        assert row.chain.rms == pytest.approx(rms[0]) and row.chain.rms_reference == pytest.approx(rms[1])
+        ratios[row.name] = rms[0] / rms[1] if rms[1] else 0
+    assert report.ok and report.rms_ratio == pytest.approx(max(ratios.values()))
+
+
 def test_a_sample_of_an_activation_does_not_hide_the_rest(model, reference):
     """One element that the sample does not hold, off by 1e-3: the signed sum over the whole array sees it."""
     name, count = "backbone.blocks.0.attn.qkv", 50

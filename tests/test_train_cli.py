@@ -142,6 +142,7 @@ def test_a_checkpoint_of_another_dataset_needs_no_word_about_it(naming, config):
     [
         (["--seed", "-1"], "seed: expected a number from 0, found -1"),
         (["--annotations", "a.json"], "--annotations and --images go together"),
+        (["--validation-images", "."], "--validation-images goes with --validation"),
         (["--validation", "a.json"], "--validation goes with --annotations"),
         (["--steps", "0"], "steps: expected a number above 0, found 0"),
         (["--weights", "absent.pth"], "absent.pth"),

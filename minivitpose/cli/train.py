@@ -54,6 +54,8 @@ def run(options):
     settings = read_settings(options.config, **changes, frozen=options.frozen and tuple(options.frozen))
     if bool(settings.annotations) != bool(settings.images):
         raise UsageError("--annotations and --images go together: the people, and the folder of the pictures")
+    if settings.validation_images and not settings.validation:
+        raise UsageError("--validation-images goes with --validation: the people on these pictures")
     if settings.validation and not settings.annotations:
         raise UsageError("--validation goes with --annotations; the mannequin world has held-out scenes of its own")
     options.out.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,8 @@ from minivitpose.kernels.gradients.weights import pack_backward, pack_forward
 from minivitpose.kernels.micro_kernel import COLUMNS, ROWS
 from minivitpose.kernels.simd import LANES, aligned, fma, load, splat, store
 
-A, B, C = (np.float32(v) for v in (3.4445, -4.7750, 2.0315))
+COEFFICIENTS = 3.4445, -4.7750, 2.0315  # of Jordan et al. 2024, who tuned them for few steps
+A, B, C = map(np.float32, COEFFICIENTS)
 
 
 @numba.njit
@@ -36,7 +37,8 @@ def combine(a, x, b, y, z):
 @numba.njit
 def iterate(x, r, steps, own, square, fourth, panels, zeros, sums):
     """x in place, ``steps`` times x <- A x + (B S + C S S) x with S = x x^T. Its r rows and its columns are followed
-    by zeros up to whole tiles, and so are those of S, square, and S S, fourth.
+    by zeros up to whole tiles, and so are those of S, square, and S S, fourth. own: counters for one step, of this
+    thread alone; panels, zeros, sums: for ``product``.
     """
     columns, zero = x.shape[1], np.float32(0)
     wide, narrow = columns // COLUMNS, square.shape[1] // COLUMNS

@@ -19,7 +19,6 @@ PADDING = 1.25  # the crop is this much wider and higher than the person's box
 EASY_MARGIN = 10  # pixels; easy_ViTPose adds this on each side instead
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)  # of ImageNet's pixels, RGB, 0 to 1: the pretraining had it
 STD = np.array([0.229, 0.224, 0.225], np.float32)
-LEVELS = (np.arange(256, dtype=np.float32)[:, None] / np.float32(255) - MEAN) / STD  # (256, 3): what each byte becomes
 FAR = 1e7  # pixels; a box that reaches further is no box in this picture
 TINY = 1e-6  # pixels; nor is a smaller one, and float32 would lose it
 
@@ -171,12 +170,19 @@ def network_input(crop):
     return normalised(crop.pixels[None])
 
 
+def levels(colours):
+    """Colours (..., 3) or (..., 1), 0 to 255 -> (..., 3) float32, as ImageNet's have mean 0 and spread 1."""
+    return (colours.astype(np.float32) / np.float32(255) - MEAN) / STD
+
+
+LEVELS = levels(np.arange(256)[:, None])  # (256, 3): what each byte becomes
+
+
 def normalised(pixels):
     """Crops (B, H, W, 3) uint8 RGB -> (B, 3, H, W) float32, as ``network_input`` gives one of them."""
     if pixels.dtype == np.uint8 and (kernels := loaded_kernels()):
         return kernels.normalised(pixels, LEVELS)
-    x = (pixels.astype(np.float32) / np.float32(255) - MEAN) / STD
-    return np.ascontiguousarray(x.transpose(0, 3, 1, 2))
+    return np.ascontiguousarray(levels(pixels).transpose(0, 3, 1, 2))
 
 
 def whole_picture(image):

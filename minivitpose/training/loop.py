@@ -42,8 +42,7 @@ class Ahead:
 
     def __call__(self, step):
         """source(step), whichever steps are asked for."""
-        coming = self.batch.result() if self.batch else None
-        found = coming if self.number == step else self.source(step)
+        found = (self.batch if self.number == step else self.worker.submit(self.source, step)).result()
         self.number = step + 1 if step + 1 < self.steps else None
         self.batch = self.number and self.worker.submit(self.source, self.number)
         return found

@@ -99,7 +99,7 @@ def orthogonalised(matrices, steps=5):
     matrices (n, rows, columns). A step takes each singular value s to a s + b s^3 + c s^5: no decomposition is needed.
     Source: the Newton-Schulz iteration of Jordan et al. 2024, with its coefficients.
     """
-    a, b, c = 3.4445, -4.7750, 2.0315
+    a, b, c = newton_schulz.COEFFICIENTS
     x = lying(unit(matrices))
     for _ in range(steps):
         square = x @ x.swapaxes(1, 2)
@@ -132,13 +132,14 @@ class Muon(AdamW):
         super().__init__(*arguments, **options)
         self.matrix_rate, self.momentum = matrix_rate, momentum
         self.hidden = [name for name, x in self.params.items() if is_hidden_matrix(name, x)]
-        self.second = {name: x for name, x in self.second.items() if name not in self.hidden}
+        self.others = [name for name in self.params if name not in self.hidden]
+        self.second = {name: self.second[name] for name in self.others}
         self.orthogonalise = Orthogonaliser([as_matrices(name, self.params[name]) for name in self.hidden])
 
     def step(self, gradients, rate):
         """One update of every parameter; a hidden matrix moves by 0.2 rate on average, as AdamW's usually do."""
         self.steps += 1
-        for name in self.params.keys() - set(self.hidden):
+        for name in self.others:
             self.update(name, self.params[name], gradients[name], rate * self.scale[name])
         ahead = [as_matrices(name, self.ahead(name, gradients[name])) for name in self.hidden]
         for name, direction in zip(self.hidden, self.orthogonalise(ahead), strict=True):
