@@ -125,13 +125,13 @@ def pack_head(head, config, half):
     return {
         "deconvs": tuple(fold(p, bn, half) for p, bn in pairs),
         "final": Packed(*map(on_a_line, last)),
-        "zeros": aligned(1, round_up(9 * config.num_keypoints, COLUMNS)),
+        "zeros": aligned(1, round_up(9 * config.num_keypoints, LANES)),
     }
 
 
 def linear(weight, bias, half=False):
     bias = np.zeros(len(weight)) if bias is None else bias
-    return Packed(*map(on_a_line, (pack(weight, half), pad_to(bias, COLUMNS))))
+    return Packed(*map(on_a_line, (pack(weight, half), pad_to(bias, LANES))))
 
 
 def norm(weight, bias):

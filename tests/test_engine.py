@@ -17,7 +17,7 @@ from minivitpose.engine import Engine, supports
 from minivitpose.kernels import crew, gemm
 from minivitpose.kernels.fused import forward
 from minivitpose.kernels.micro_kernel import COLUMNS, ROWS
-from minivitpose.kernels.simd import aligned, from_half, to_half
+from minivitpose.kernels.simd import LANES, aligned, from_half, to_half
 from minivitpose.trace import activation_shapes
 from models import images_for, small_config, small_model, state_dict_for
 
@@ -374,7 +374,7 @@ def test_bfloat16_of_a_head_that_the_engine_has_not_is_refused(monkeypatch):
 # ----------------------------------------------------------------------------------------------------- parts alone
 
 LENGTHS = [1, 2, 3, 4, 5, 7, 127, 128, 129, 131, 260]
-WIDTHS = [1, COLUMNS - 1, COLUMNS, COLUMNS + 1, 3 * COLUMNS]
+WIDTHS = [1, COLUMNS - 1, COLUMNS, COLUMNS + 1, COLUMNS + 2 * LANES, 3 * COLUMNS]
 HEIGHTS = [ROWS, 5 * ROWS, 33 * ROWS]  # whole tiles; 32 tiles go through a panel together
 EPILOGUES = {"store": gemm.STORE, "add": gemm.ADD, "gelu": gemm.GELU}
 
@@ -387,13 +387,15 @@ def gelu_exactly(x):
 def multiply(x, weight, bias, base, after, threads=1, half=False):
     """gemm.product for arrays of any size, in float32."""
     (M, K), N = x.shape, len(weight)
-    columns = gemm.round_up(N, COLUMNS)
+    columns = gemm.round_up(N, LANES)
     kept = aligned(M, gemm.round_up(K, COLUMNS), dtype=np.uint16 if half else np.float32)
     kept[:, :K] = to_half(x) if half else x
-    panels, packed_bias, y = gemm.pack(weight, half), aligned(1, columns), aligned(M, columns)
+    panels, packed_bias, y = gemm.pack(weight, half), aligned(1, columns), aligned(M, columns + LANES)
     packed_bias[0, :N], y[:, :N] = bias, base
+    y[:, columns:] = np.nan  # nobody's business
     sums, counters = aligned(gemm.CHUNK, COLUMNS), crew.new_counters(1)
     gemm.product(counters, 0, threads, kept, panels, packed_bias, y, y, after, sums)
+    assert np.isnan(y[:, columns:]).all()
     return y[:, :N]
 
 

@@ -84,7 +84,9 @@ def weight_walk(counters, t, threads, grad, x, add, weight, bias, work):
     weights.column_sums(counters, 1, grad, bias, work[t])
 
 
-@pytest.mark.parametrize("M, N, K", [(6, 17, 16), (300, 17, 80), (130, 100, 48), (129, 400, 64), (12, 48, 144)])
+@pytest.mark.parametrize(
+    "M, N, K", [(6, 17, 16), (300, 17, 80), (130, 100, 48), (129, 400, 64), (130, 300, 96), (12, 48, 144)]
+)
 def test_a_weight_gradient_is_the_product_over_all_rows(M, N, K):
     rng = np.random.default_rng(M)
     grad, x = draw(rng, M, N), draw(rng, M, K)

@@ -13,7 +13,7 @@ import numba
 import numpy as np
 
 from minivitpose.kernels.crew import cuts, first_task, next_task, wait
-from minivitpose.kernels.micro_kernel import COLUMNS, ROWS, tile_product
+from minivitpose.kernels.micro_kernel import COLUMNS, ROWS, tile_product, tile_product_2
 from minivitpose.kernels.simd import LANES, load, store, to_half
 from minivitpose.kernels.vecmath import gelu
 
@@ -46,9 +46,9 @@ def pack(weight, half=False):
 
 
 @numba.njit
-def finish(sums, i0, bias, base, y, y0, j0, after):
-    """A tile of sums goes to y[y0 :, j0 :]."""
-    for j in range(0, COLUMNS, LANES):
+def finish(sums, i0, bias, base, y, y0, j0, columns, after):
+    """A tile of sums goes to y[y0 :, j0 : j0 + columns]."""
+    for j in range(0, columns, LANES):
         b = load(bias, 0, j0 + j)
         for i in range(ROWS):
             v = load(sums, i0 + i, j) + b
@@ -61,15 +61,22 @@ def finish(sums, i0, bias, base, y, y0, j0, after):
 
 @numba.njit
 def rectangle(x, k, panels, p, following, bias, base, y, after, sums, row0, row1):
-    """Rows row0:row1 of panel p of y. Meanwhile the panel ``following`` comes into the cache behind it."""
+    """Rows row0:row1 of panel p of y. Meanwhile the panel ``following`` comes into the cache behind it.
+
+    The last panel of a y of 96 columns, say, is half empty: there tiles of two vectors do.
+    """
+    columns = min(COLUMNS, bias.shape[1] - p * COLUMNS)
     for k0 in range(0, k, BLOCK):
         steps = min(BLOCK, k - k0)
         at = p * k + k0
         ahead = at + BLOCK if k0 + steps < k else following * k
         for i in range(row0, row1, ROWS):
-            tile_product(sums, i - row0, 0, x, i, k0, panels, at, 0, steps, ahead, k0 > 0)
+            if columns > 2 * LANES:
+                tile_product(sums, i - row0, 0, x, i, k0, panels, at, 0, steps, ahead, k0 > 0)
+            else:
+                tile_product_2(sums, i - row0, 0, x, i, k0, panels, at, 0, steps, ahead, k0 > 0)
             if k0 + steps == k:
-                finish(sums, i - row0, bias, base, y, i, p * COLUMNS, after)
+                finish(sums, i - row0, bias, base, y, i, p * COLUMNS, columns, after)
             ahead += AHEAD
 
 
@@ -77,10 +84,10 @@ def rectangle(x, k, panels, p, following, bias, base, y, after, sums, row0, row1
 def product(counters, step, threads, x, panels, bias, base, y, after, sums):
     """y = after(x @ W^T + bias); for ADD, base + that. Base may be y.
 
-    x (M, >= K), panels (P K, COLUMNS), bias (1, P COLUMNS), base and y (M, >= P COLUMNS), M a multiple of ROWS,
-    sums (CHUNK, COLUMNS) the thread's own. With panels in pairs of bfloat16 x is uint16.
+    x (M, >= K), panels (P K, COLUMNS), bias (1, N rounded up to LANES), base and y (M, >= as many), M a multiple of
+    ROWS, sums (CHUNK, COLUMNS) the thread's own. With panels in pairs of bfloat16 x is uint16.
     """
-    tiles, count = x.shape[0] // ROWS, bias.shape[1] // COLUMNS
+    tiles, count = x.shape[0] // ROWS, -(-bias.shape[1] // COLUMNS)
     k = panels.shape[0] // count
     parts = cuts(count, tiles, CHUNK // ROWS, threads)
     task = first_task(counters, step)

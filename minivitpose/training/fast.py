@@ -255,7 +255,7 @@ def norm(p):
 
 def linear(p, flat=False):
     weight = p["weight"].reshape(len(p["weight"]), -1) if flat else p["weight"]
-    bias = aligned(1, round_up(len(weight), COLUMNS))
+    bias = aligned(1, round_up(len(weight), LANES))
     bias[0, : len(weight)] = p.get("bias", 0)
     return Linear(ready("weight", weight, weight.shape, np.float32), bias)
 

@@ -85,7 +85,8 @@ class Training:
         """One batch, one update, perhaps a line of the log. -> {name in LOG: number}"""
         s = self.settings
         images, targets, weight = self.source(self.step)
-        model = ViTPose(self.params, self.config, self.engine)
+        engine = "numba" if self.engine == "fast" else self.engine  # the same step, and no weights packed for nothing
+        model = ViTPose(self.params, self.config, engine)
         rng = np.random.default_rng((s.seed, self.step))
         loss, gradients, statistics = loss_and_gradients(model, images, targets, weight, drop_path=s.drop_path, rng=rng)
         gradients = {name: g for name, g in flatten(gradients).items() if name in self.optimiser.params}

@@ -11,14 +11,15 @@ import numpy as np
 
 from minivitpose.kernels.crew import cuts, first_task, next_task, wait
 from minivitpose.kernels.gemm import AHEAD, BLOCK, CHUNK, pack, round_up
-from minivitpose.kernels.micro_kernel import COLUMNS, ROWS, tile_product
+from minivitpose.kernels.micro_kernel import COLUMNS, ROWS, tile_product, tile_product_2
 from minivitpose.kernels.simd import LANES, load, maximum, splat, store
 
 
 def pack_deconv(weight, bias, half=False):
-    """weight (Cin, Cout, 4, 4), bias (Cout,) -> panels (4 P 4 Cin, COLUMNS), bias (1, 4 P COLUMNS).
+    """weight (Cin, Cout, 4, 4), bias (Cout,) -> panels (4 P 4 Cin, COLUMNS), bias (1, 4 N).
 
-    Rows run over parities, panels of outputs, taps, and input channels; with ``half`` over pairs of these.
+    N is Cout rounded up to LANES. Rows run over parities, panels of outputs, taps, and input channels; with ``half``
+    over pairs of these.
     """
     if half:  # taps begin with a whole pair
         weight = np.pad(weight, ((0, weight.shape[0] % 2), (0, 0), (0, 0), (0, 0)))
@@ -27,7 +28,7 @@ def pack_deconv(weight, bias, half=False):
         for px in range(2):
             taps = [weight[:, :, 3 - py - 2 * ty, 3 - px - 2 * tx] for ty in range(2) for tx in range(2)]
             panels.append(pack(np.concatenate(taps).T, half))
-            biases.append(np.zeros(round_up(len(bias), COLUMNS), np.float32))
+            biases.append(np.zeros(round_up(len(bias), LANES), np.float32))
             biases[-1][: len(bias)] = bias
     return np.concatenate(panels), np.concatenate(biases)[None]
 
@@ -47,6 +48,8 @@ def deconv_rectangle(x, cin, height, width, panels, p, following, bias, y, edge,
     per_parity = panels.shape[0] // (16 * cin)
     parity, column = p // per_parity, p % per_parity * COLUMNS
     py, px = parity // 2, parity % 2
+    outputs = bias.shape[1] // 4
+    columns = min(COLUMNS, outputs - column)
     for tap in range(4):
         for k0 in range(0, cin, BLOCK):
             steps = min(BLOCK, cin - k0)
@@ -55,14 +58,17 @@ def deconv_rectangle(x, cin, height, width, panels, p, following, bias, y, edge,
             for tile in range(tile0, tile1):
                 row = place(tile, height, width, 1, 1, py + tap // 2, px + tap % 2)
                 i = (tile - tile0) * ROWS
-                tile_product(sums, i, 0, x, row, k0, panels, at, 0, steps, ahead, tap > 0 or k0 > 0)
+                if columns > 2 * LANES:
+                    tile_product(sums, i, 0, x, row, k0, panels, at, 0, steps, ahead, tap > 0 or k0 > 0)
+                else:
+                    tile_product_2(sums, i, 0, x, row, k0, panels, at, 0, steps, ahead, tap > 0 or k0 > 0)
                 ahead += AHEAD
     zero = splat(np.float32(0))
     for tile in range(tile0, tile1):
         row = place(tile, height, width, edge, 2, py + edge, px + edge)
         for r in range(min(ROWS, width - tile % -(-width // ROWS) * ROWS)):
-            for j in range(0, COLUMNS, LANES):
-                v = load(sums, (tile - tile0) * ROWS + r, j) + load(bias, 0, p * COLUMNS + j)
+            for j in range(0, columns, LANES):
+                v = load(sums, (tile - tile0) * ROWS + r, j) + load(bias, 0, parity * outputs + column + j)
                 store(y, row + 2 * r, column + j, maximum(v, zero))
 
 
@@ -73,7 +79,7 @@ def deconv_relu(counters, step, threads, x, crops, height, width, panels, bias, 
     x (crops (H + 2) (W + 2) + ROWS, >= Cin) with a border of zeros, y (crops (2 H + 2 edge) (2 W + 2 edge), >= Cout)
     with a border of ``edge`` pixels, panels and bias from pack_deconv, sums (CHUNK, COLUMNS) the thread's own.
     """
-    tiles, count = crops * height * -(-width // ROWS), bias.shape[1] // COLUMNS
+    tiles, count = crops * height * -(-width // ROWS), 4 * -(-bias.shape[1] // (4 * COLUMNS))
     cin = panels.shape[0] // (4 * count)
     parts = cuts(count, tiles, CHUNK // ROWS, threads)
     task = first_task(counters, step)

@@ -37,7 +37,7 @@ from minivitpose.kernels.gradients.rows import (
 from minivitpose.kernels.gradients.weights import column_sums, pack_backward, pack_forward, weight_gradient
 from minivitpose.kernels.micro_kernel import COLUMNS
 
-Linear = namedtuple("Linear", "weight bias")  # (N, K) as in the checkpoint and (1, N rounded up to COLUMNS)
+Linear = namedtuple("Linear", "weight bias")  # (N, K) as in the checkpoint and (1, N rounded up to LANES)
 Weights = namedtuple("Weights", "norm1 qkv proj norm2 fc1 fc2")  # norms (2, C): weight and bias
 Kept = namedtuple("Kept", "x qkv z mid hidden out")  # out is the next block's x
 Gradients = namedtuple("Gradients", "norm1 qkv proj norm2 fc1 fc2")  # norms and biases are sums in float64
@@ -52,17 +52,16 @@ Buffers = namedtuple(
 @numba.njit
 def linear(counters, step, threads, x, weight, bias, panels, base, y, after, sums):
     """y = after(x @ weight^T + bias), with the weight packed by pack_forward."""
-    product(
-        counters, step, threads, x, panels[: bias.shape[1] // COLUMNS * weight.shape[1]], bias, base, y, after, sums
-    )
+    panels = panels[: -(-weight.shape[0] // COLUMNS) * weight.shape[1]]
+    product(counters, step, threads, x, panels, bias, base, y, after, sums)
 
 
 @numba.njit
 def linear_grad(counters, step, threads, grad, weight, panels, zeros, y, sums):
     """y = grad @ weight, with the weight packed by pack_backward."""
-    n, count = weight.shape[0], -(-weight.shape[1] // COLUMNS)
-    bias = zeros[: count * COLUMNS].reshape(1, count * COLUMNS)
-    product(counters, step, threads, grad, panels[: count * n], bias, y, y, STORE, sums)
+    n, k = weight.shape
+    panels = panels[: -(-k // COLUMNS) * n]
+    product(counters, step, threads, grad, panels, zeros[:k].reshape(1, k), y, y, STORE, sums)
 
 
 @numba.njit(nogil=True, cache=True)
@@ -218,8 +217,7 @@ def deconv_backward(counters, t, threads, x, norm, tokens, weight, m, grad, g, o
     pack_forward(counters, 0, weight, b.panels[0])
     rows, inner, step = len(x) // s.crops, len(m.y) // s.crops, 1
     C, pixels = weight.shape[0], 4 * m.height * m.width
-    padded = -(-C // COLUMNS) * COLUMNS
-    none = b.zeros[:padded].reshape(1, padded)
+    none = b.zeros[:C].reshape(1, C)
     for first in range(0, s.crops, m.chunk):
         last = min(first + m.chunk, s.crops)
         crops, r0, r1 = last - first, first * rows, last * rows

@@ -9,7 +9,7 @@ import numpy as np
 
 from minivitpose.kernels.crew import cuts, first_task, next_task, wait
 from minivitpose.kernels.gemm import BLOCK
-from minivitpose.kernels.gradients.tiles import tile_transposed
+from minivitpose.kernels.gradients.tiles import tile_transposed, tile_transposed_2
 from minivitpose.kernels.micro_kernel import COLUMNS, ROWS
 from minivitpose.kernels.simd import LANES, load, splat, store, transpose
 
@@ -84,16 +84,20 @@ def weight_gradient(counters, step, threads, grad, x, add, weight, work):
     task = first_task(counters, step)
     while task < count * parts:
         p, part = task // parts, task % parts
+        columns = min(COLUMNS, K - p * COLUMNS)
         row0, row1 = part * tiles // parts * ROWS, (part + 1) * tiles // parts * ROWS
         for m0 in range(0, M, BLOCK):
             rows = min(BLOCK, M - m0)
             for m in range(rows):
-                for j in range(0, COLUMNS, LANES):
+                for j in range(0, columns, LANES):
                     store(work, m, j, load(x, m0 + m, p * COLUMNS + j))
             for i in range(row0, row1, ROWS):
-                tile_transposed(work, BLOCK + i - row0, 0, grad, m0, i, work, 0, 0, rows, m0 > 0)
+                if columns > 2 * LANES:
+                    tile_transposed(work, BLOCK + i - row0, 0, grad, m0, i, work, 0, 0, rows, m0 > 0)
+                else:
+                    tile_transposed_2(work, BLOCK + i - row0, 0, grad, m0, i, work, 0, 0, rows, m0 > 0)
         for i in range(row0, min(row1, N)):
-            for j in range(0, min(COLUMNS, K - p * COLUMNS), LANES):
+            for j in range(0, columns, LANES):
                 v = load(work, BLOCK + i - row0, j)
                 store(weight, i, p * COLUMNS + j, load(weight, i, p * COLUMNS + j) + v if add else v)
         task = next_task(counters, step)
