@@ -1,9 +1,14 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and folders in which one process works at a time."""
 
 import os
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 
 @contextmanager
@@ -28,6 +33,43 @@ def replacing(path):
         if isinstance(error, OSError) and error.filename in (None, temporary):
             error.filename = str(path)
         raise
+
+
+class BusyError(RuntimeError):
+    """Another process works in this folder."""
+
+
+@contextmanager
+def alone_in(folder):
+    """``with alone_in(folder):`` no other process that asks works there meanwhile; BusyError if one already does.
+
+    The lock is the system's and ends with the process, however that ends; it leaves no file. Where there is none, on
+    Windows and some network drives, nothing is checked.
+    """
+    handle = locked(folder)
+    try:
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def locked(folder):
+    """An open handle that has the folder's lock, None where there are no locks. Raises BusyError."""
+    if fcntl is None:
+        return None
+    handle = None
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if handle is not None:
+            os.close(handle)
+        if isinstance(error, BlockingIOError):
+            text = f"another minivitpose is writing into {folder}: wait for its end, or give another folder"
+            raise BusyError(text) from None
+        return None
+    return handle
 
 
 def current_umask():

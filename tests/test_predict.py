@@ -16,6 +16,7 @@ from PIL import Image
 
 import minivitpose as mvp
 from minivitpose.cli import main, predict
+from minivitpose.files import alone_in
 from minivitpose.pose import read_image
 from minivitpose.pose.pipelines import PIPELINES
 from models import small_config, state_dict_for
@@ -396,6 +397,17 @@ def test_other_options_begin_anew(here, change, capsys, monkeypatch):
     assert main(command) == 0 and len(read) == 3
     assert "another model or other options" in capsys.readouterr().err
     assert main(command) == 0 and len(read) == 3
+
+
+def test_two_at_once_into_one_folder_are_refused(here, capsys):
+    many(3)
+    assert run("in", "--out", "r") == 0
+    first = whole("r")
+    picture("in/000.png", 99)
+    with alone_in("r"):
+        assert run("in", "--out", "r") == 2
+    assert "another minivitpose is writing into r: wait for its end" in capsys.readouterr().err
+    assert whole("r") == first and run("in", "--out", "r") == 0 and whole("r") != first
 
 
 def test_other_weights_begin_anew(here, monkeypatch):

@@ -13,6 +13,7 @@ from PIL import Image
 
 import minivitpose as mvp
 from minivitpose.cli import main
+from minivitpose.files import alone_in
 from models import small_config, state_dict_for
 
 TINY = """
@@ -82,6 +83,14 @@ def test_killed_in_the_middle_it_ends_bitwise_where_it_would_have(config):
         assert a == b if name == "log.csv" else len(a) == len(b)
     a, b = (dict(np.load(config / folder / "weights.npz")) for folder in ("whole", "killed"))
     assert all(np.array_equal(x, b[name]) for name, x in a.items())
+
+
+def test_two_at_once_in_one_folder_are_refused(config, capsys):
+    (config / "run").mkdir()
+    with alone_in("run"):
+        assert train() == 2
+    assert "another minivitpose is writing into run: wait for its end" in capsys.readouterr().err
+    assert not list((config / "run").iterdir()) and train() == 0
 
 
 def test_minutes(config, capsys):

@@ -16,6 +16,7 @@ def main(arguments=None):
     from minivitpose.bench import BenchError
     from minivitpose.checkpoint import CheckpointError
     from minivitpose.config import ConfigError
+    from minivitpose.files import BusyError
     from minivitpose.pose import BoxError, ImageError, PoseError
     from minivitpose.pose.coco_fields import CocoError
     from minivitpose.recording import RecordingError
@@ -23,7 +24,7 @@ def main(arguments=None):
     from minivitpose.training.settings import SettingsError
 
     of_input = (CheckpointError, ConfigError, ImageError, BoxError, PoseError, CocoError, SettingsError)
-    of_input += (RecordingError, BenchError, TrainingError)
+    of_input += (RecordingError, BenchError, TrainingError, BusyError)
     options = parser().parse_args(arguments)
     try:
         return options.run(options)

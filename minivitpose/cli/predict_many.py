@@ -9,12 +9,19 @@ from minivitpose.cli.inputs import DRAWN, shown
 from minivitpose.cli.journal import Journal, encode
 from minivitpose.cli.options import UsageError, say
 from minivitpose.cli.results import about, coco, draw, drawn_name, easy, make_entry, named_many, write
+from minivitpose.files import alone_in
 
 SHOWN = 10  # broken pictures that are named on standard error
 
 
 def run_many(options, plan, jobs):
     """Many pictures: each one's result into the journal as it is complete, at the end all of them as one file."""
+    with alone_in(options.out):
+        return run_alone(options, plan, jobs)
+
+
+def run_alone(options, plan, jobs):
+    """``run_many``, with the folder for itself."""
     journal = Journal(options.out / "keypoints.jsonl", settings(options, plan))
     todo = [job for job in jobs if not is_done(options, journal, job)]
     if journal.stale:

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from minivitpose.cli.options import UsageError, say
-from minivitpose.files import write_text
+from minivitpose.files import alone_in, write_text
 
 EXAMPLE = "minivitpose train --config docs/mini.toml --out runs/mini --minutes 170"
 SHOWN = ("loss", "accuracy", "validation_accuracy")
@@ -45,10 +45,7 @@ def minutes(text):
 
 def run(options):
     """Exit code 0 when all steps are done or the minutes are over, 1 when the loss is no number any more."""
-    from minivitpose.plot import save
-    from minivitpose.training.curve import training_curve
-    from minivitpose.training.loop import DivergedError
-    from minivitpose.training.settings import as_toml, read_settings
+    from minivitpose.training.settings import read_settings
 
     changes = {name: getattr(options, name) for name in CHANGES}
     settings = read_settings(options.config, **changes, frozen=options.frozen and tuple(options.frozen))
@@ -59,6 +56,17 @@ def run(options):
     if settings.validation and not settings.annotations:
         raise UsageError("--validation goes with --annotations; the mannequin world has held-out scenes of its own")
     options.out.mkdir(parents=True, exist_ok=True)
+    with alone_in(options.out):
+        return run_alone(options, settings)
+
+
+def run_alone(options, settings):
+    """``run``, with the folder for itself."""
+    from minivitpose.plot import save
+    from minivitpose.training.curve import training_curve
+    from minivitpose.training.loop import DivergedError
+    from minivitpose.training.settings import as_toml
+
     training = prepare(options, settings)
     write_text(options.out / "settings.toml", as_toml(settings))
     if training.step:

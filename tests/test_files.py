@@ -1,0 +1,52 @@
+"""Folders in which one process works at a time."""
+
+import subprocess
+import sys
+
+import pytest
+
+from minivitpose import files
+from minivitpose.files import BusyError, alone_in
+
+HOLD = "import sys, minivitpose.files as f\nwith f.alone_in(sys.argv[1]): print('held', flush=True); sys.stdin.read()"
+
+pytestmark = pytest.mark.skipif(files.fcntl is None, reason="this system has no such locks")
+
+
+def test_a_second_one_is_refused_and_a_third_is_not(tmp_path):
+    said = pytest.raises(BusyError, match=f"another minivitpose is writing into {tmp_path}: wait for its end")
+    with alone_in(tmp_path), said, alone_in(tmp_path):
+        raise AssertionError("two at once")
+    with alone_in(tmp_path):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_error_inside_lets_go(tmp_path):
+    with pytest.raises(ZeroDivisionError), alone_in(tmp_path):
+        raise ZeroDivisionError
+    with alone_in(tmp_path):
+        pass
+
+
+def test_a_killed_process_lets_go(tmp_path):
+    other = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert other.stdout.readline() == b"held\n"
+    with pytest.raises(BusyError), alone_in(tmp_path):
+        pass
+    other.kill()
+    other.communicate()
+    with alone_in(tmp_path):
+        pass
+
+
+def test_where_there_are_no_locks_work_goes_on(tmp_path, monkeypatch):
+    def none(*_):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(files.fcntl, "flock", none)
+    with alone_in(tmp_path), alone_in(tmp_path):
+        pass
+    monkeypatch.setattr(files, "fcntl", None)
+    with alone_in(tmp_path), alone_in(tmp_path):
+        pass
