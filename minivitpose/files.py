@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 try:
@@ -29,7 +29,8 @@ def replacing(path):
         os.chmod(temporary, 0o666 & ~current_umask())
         os.replace(temporary, path)
     except BaseException as error:
-        os.unlink(temporary)
+        with suppress(FileNotFoundError):  # an interrupt may come when the file has just got its name
+            os.unlink(temporary)
         if isinstance(error, OSError) and error.filename in (None, temporary):
             error.filename = str(path)
         raise

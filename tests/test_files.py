@@ -1,18 +1,37 @@
-"""Folders in which one process works at a time."""
+"""Files that appear whole, and folders in which one process works at a time."""
 
+import os
 import subprocess
 import sys
 
 import pytest
 
 from minivitpose import files
-from minivitpose.files import BusyError, alone_in
+from minivitpose.files import BusyError, alone_in, replacing
 
 HOLD = "import sys, minivitpose.files as f\nwith f.alone_in(sys.argv[1]): print('held', flush=True); sys.stdin.read()"
 
-pytestmark = pytest.mark.skipif(files.fcntl is None, reason="this system has no such locks")
+locks = pytest.mark.skipif(files.fcntl is None, reason="this system has no such locks")
 
 
+@pytest.mark.parametrize("before", [True, False])
+def test_an_interrupt_around_the_renaming_stays_an_interrupt(tmp_path, monkeypatch, before):
+    def rename(source, target):
+        if not before:
+            real(source, target)
+        raise KeyboardInterrupt
+
+    real = os.replace
+    monkeypatch.setattr(os, "replace", rename)
+    path = tmp_path / "a"
+    path.write_bytes(b"old")
+    with pytest.raises(KeyboardInterrupt), replacing(path) as file:
+        file.write(b"new")
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+    assert path.read_bytes() == (b"old" if before else b"new")
+
+
+@locks
 def test_a_second_one_is_refused_and_a_third_is_not(tmp_path):
     said = pytest.raises(BusyError, match=f"another minivitpose is writing into {tmp_path}: wait for its end")
     with alone_in(tmp_path), said, alone_in(tmp_path):
@@ -22,6 +41,7 @@ def test_a_second_one_is_refused_and_a_third_is_not(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@locks
 def test_an_error_inside_lets_go(tmp_path):
     with pytest.raises(ZeroDivisionError), alone_in(tmp_path):
         raise ZeroDivisionError
@@ -29,6 +49,7 @@ def test_an_error_inside_lets_go(tmp_path):
         pass
 
 
+@locks
 def test_a_killed_process_lets_go(tmp_path):
     other = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert other.stdout.readline() == b"held\n"
@@ -40,6 +61,7 @@ def test_a_killed_process_lets_go(tmp_path):
         pass
 
 
+@locks
 def test_where_there_are_no_locks_work_goes_on(tmp_path, monkeypatch):
     def none(*_):
         raise OSError(95, "Operation not supported")
