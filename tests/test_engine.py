@@ -336,15 +336,26 @@ def test_images_of_any_layout_need_no_compilation_of_their_own():
 
 
 @pytest.mark.parametrize(
-    "kind", ["classic, heads of 8", "simple", "heads of 80", "odd numbers of everything", "odd numbers, simple"]
+    "kind",
+    [
+        "classic, heads of 8",
+        "simple",
+        "heads of 32",
+        "heads of 64",
+        "heads of 80",
+        "odd numbers of everything",
+        "odd numbers, simple",
+        "long sums",
+    ],
 )
-def test_bfloat16_is_near(kind, monkeypatch):
+@pytest.mark.parametrize("size", [None, (96, 80), (128, 64), (256, 192)])  # with and without whole blocks of tokens
+def test_bfloat16_is_near(kind, size, monkeypatch):
     """On every CPU: where it has no bfloat16 products, simd.py makes them of others."""
     monkeypatch.setattr(engine_module, "HALF", True)
     fast, exact = models(**KINDS[kind])
     half = fast.with_engine("fast", "bf16")
     assert half.precision == "bf16"
-    images = images_for(fast, batch=2)
+    images = images_for(fast, batch=2, size=size)
     truth = exact(images.astype(np.float64))
     heatmaps, fused = half.run_fused(images)
     assert heatmaps.dtype == np.float32
@@ -373,7 +384,7 @@ def test_bfloat16_of_a_head_that_the_engine_has_not_is_refused(monkeypatch):
 
 # ----------------------------------------------------------------------------------------------------- parts alone
 
-LENGTHS = [1, 2, 3, 4, 5, 7, 127, 128, 129, 131, 260]
+LENGTHS = [1, 2, 3, 4, 5, 7, 32, 96, 127, 128, 129, 131, 260, 576]
 WIDTHS = [1, COLUMNS - 1, COLUMNS, COLUMNS + 1, COLUMNS + 2 * LANES, 3 * COLUMNS]
 HEIGHTS = [ROWS, 5 * ROWS, 33 * ROWS]  # whole tiles; 32 tiles go through a panel together
 EPILOGUES = {"store": gemm.STORE, "add": gemm.ADD, "gelu": gemm.GELU}

@@ -12,6 +12,7 @@ What follows a product (an activation, the residual) is done on each tile while 
 import numba
 import numpy as np
 
+from minivitpose.kernels.amx import DEEP, SIDE, block_product, close_registers, fetched_rows, has_blocks, open_registers
 from minivitpose.kernels.crew import cuts, first_task, next_task, wait
 from minivitpose.kernels.micro_kernel import COLUMNS, ROWS, tile_product, tile_product_2
 from minivitpose.kernels.simd import LANES, load, store, to_half
@@ -46,12 +47,11 @@ def pack(weight, half=False):
 
 
 @numba.njit
-def finish(sums, i0, bias, base, y, y0, j0, columns, after):
-    """A tile of sums goes to y[y0 :, j0 : j0 + columns]."""
-    for j in range(0, columns, LANES):
-        b = load(bias, 0, j0 + j)
-        for i in range(ROWS):
-            v = load(sums, i0 + i, j) + b
+def finish(sums, i0, bias, base, y, y0, rows, j0, columns, after):
+    """So many rows of sums, from i0 on, go to y[y0 :, j0 : j0 + columns]."""
+    for i in range(rows):
+        for j in range(0, columns, LANES):
+            v = load(sums, i0 + i, j) + load(bias, 0, j0 + j)
             if after == ADD:
                 v = load(base, y0 + i, j0 + j) + v
             elif after == GELU:
@@ -76,8 +76,28 @@ def rectangle(x, k, panels, p, following, bias, base, y, after, sums, row0, row1
             else:
                 tile_product_2(sums, i - row0, 0, x, i, k0, panels, at, 0, steps, ahead, k0 > 0)
             if k0 + steps == k:
-                finish(sums, i - row0, bias, base, y, i, p * COLUMNS, columns, after)
+                finish(sums, i - row0, bias, base, y, i, ROWS, p * COLUMNS, columns, after)
             ahead += AHEAD
+
+
+@numba.njit
+def in_blocks(x, k, panels):
+    """Whether the matrix unit does it: pairs of bfloat16, as many rows as a block has, whole registers of k."""
+    return has_blocks(panels) and x.shape[0] >= SIDE and k % DEEP == 0
+
+
+@numba.njit
+def rectangle_in_blocks(x, k, panels, p, following, bias, base, y, after, sums, row0, row1):
+    """``rectangle`` on the matrix unit. The last block begins earlier if it must; its first rows are done already."""
+    columns, ahead = min(COLUMNS, bias.shape[1] - p * COLUMNS), following * k
+    open_registers()
+    for i in range(row0, row1, SIDE):
+        start = min(i, x.shape[0] - SIDE)
+        for j in range(0, columns, SIDE):
+            block_product(sums, 0, j, x, start, 0, panels, p * k, j, k, ahead, False)
+            ahead += fetched_rows(k)
+        finish(sums, i - start, bias, base, y, i, start + SIDE - i, p * COLUMNS, columns, after)
+    close_registers()
 
 
 @numba.njit
@@ -87,14 +107,20 @@ def product(counters, step, threads, x, panels, bias, base, y, after, sums):
     x (M, >= K), panels (P K, COLUMNS), bias (1, N rounded up to LANES), base and y (M, >= as many), M a multiple of
     ROWS, sums (CHUNK, COLUMNS) the thread's own. With panels in pairs of bfloat16 x is uint16.
     """
-    tiles, count = x.shape[0] // ROWS, -(-bias.shape[1] // COLUMNS)
+    M, count = x.shape[0], -(-bias.shape[1] // COLUMNS)
     k = panels.shape[0] // count
-    parts = cuts(count, tiles, CHUNK // ROWS, threads)
+    blocks = in_blocks(x, k, panels)
+    unit = SIDE if blocks else ROWS
+    tiles = -(-M // unit)
+    parts = cuts(count, tiles, CHUNK // unit, threads)
     task = first_task(counters, step)
     while task < count * parts:
         p, part = task // parts, task % parts
         following = min((task + threads) // parts, count - 1)
-        row0, row1 = part * tiles // parts * ROWS, (part + 1) * tiles // parts * ROWS
-        rectangle(x, k, panels, p, following, bias, base, y, after, sums, row0, row1)
+        row0, row1 = part * tiles // parts * unit, min((part + 1) * tiles // parts * unit, M)
+        if blocks:
+            rectangle_in_blocks(x, k, panels, p, following, bias, base, y, after, sums, row0, row1)
+        else:
+            rectangle(x, k, panels, p, following, bias, base, y, after, sums, row0, row1)
         task = next_task(counters, step)
     wait(counters, step, count * parts)

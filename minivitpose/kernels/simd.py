@@ -218,11 +218,11 @@ def store(x, i, j, v):
     x[i, j : j + LANES] = to_half(v) if x.dtype == np.uint16 else v
 
 
-def transpose_ir(builder, y, yi, yj, x, xi, xj):
-    """log2(LANES) rounds. In the round of distance s rows i and i + s exchange blocks of s lanes off the diagonal."""
-    y.must_hold(types.float32)
-    rows = [load_ir(builder, x, builder.add(xi, integer(i)), xj) for i in range(LANES)]
-    distance = LANES // 2
+def transposed_ir(builder, rows):
+    """The columns of these LANES rows, in log2(LANES) rounds: in the one of distance s rows i and i + s exchange blocks
+    of s lanes off the diagonal.
+    """
+    rows, distance = list(rows), LANES // 2
     while distance:
         # Lane n of both new rows: numbers below LANES count the lanes of the upper old row, the others the lower one's.
         upper = [n - distance + LANES if n & distance else n for n in range(LANES)]
@@ -234,14 +234,20 @@ def transpose_ir(builder, y, yi, yj, x, xi, xj):
                     builder.shuffle_vector(*pair, ir.Constant(ivec, lanes)) for lanes in (upper, lower)
                 )
         distance //= 2
-    for i in range(LANES):
-        store_at(builder, rows[i], y.at(builder.add(yi, integer(i)), yj))
+    return rows
+
+
+def transpose_ir(builder, y, yi, yj, x, xi, xj):
+    rows = [load_ir(builder, x, builder.add(xi, integer(i)), xj) for i in range(LANES)]
+    for i, row in enumerate(transposed_ir(builder, rows)):
+        store_ir(builder, y, builder.add(yi, integer(i)), yj, row)
 
 
 @instruction(transpose_ir, types.void, array, index, index, array, index, index)
 def transpose(y, yi, yj, x, xi, xj):
-    """y[yi + j, yj + i] = x[xi + i, xj + j] for i, j < LANES, both of float32."""
-    y[yi : yi + LANES, yj : yj + LANES] = x[xi : xi + LANES, xj : xj + LANES].T
+    """y[yi + j, yj + i] = x[xi + i, xj + j] for i, j < LANES; x of float32, y too or rounded to bfloat16 (uint16)."""
+    block = x[xi : xi + LANES, xj : xj + LANES].T
+    y[yi : yi + LANES, yj : yj + LANES] = to_half(block) if y.dtype == np.uint16 else block
 
 
 def prefetch_at(builder, address, write, locality):

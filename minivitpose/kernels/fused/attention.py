@@ -36,8 +36,8 @@ def transpose_keys(qkv, row0, tokens, column, d, keys, at):
 
 
 @numba.njit(error_model="numpy")
-def softmax_row(scores, i, tokens, scale):
-    """scores[i] = exp(scale (scores[i] - max)); returns 1 / their sum."""
+def softmax_row(scores, i, tokens, scale, out):
+    """out[i] = exp(scale (scores[i] - max)); returns 1 / their sum."""
     low = np.float32(-np.inf)
     end = -(-tokens // LANES) * LANES
     for j in range(tokens, end):
@@ -49,7 +49,7 @@ def softmax_row(scores, i, tokens, scale):
     total, factor = splat(np.float32(0)), splat(np.float32(scale))
     for j in range(0, end, LANES):
         e = exp((load(scores, i, j) - top) * factor)
-        store(scores, i, j, e)
+        store(out, i, j, e)
         total = total + e
     return np.float32(1) / sum_lanes(total)
 
@@ -84,7 +84,7 @@ def attend(qkv, row0, rows, first, tokens, head, heads, d, scale, keys, at, scor
         for i in range(0, rows, ROWS):
             tile_product(scores, i, p * COLUMNS, qkv, row0 + i, head * d, keys, at + p * d, 0, d, at, False)
     for i in range(rows):
-        scores[i, total] = softmax_row(scores, i, tokens, scale)
+        scores[i, total] = softmax_row(scores, i, tokens, scale, scores)
     for k in range(0, tokens, KEYS):
         for i in range(0, rows, ROWS):
             mix(scores, i, mixed, scores, i, k, min(KEYS, tokens - k), qkv, first, (2 * heads + head) * d, d)

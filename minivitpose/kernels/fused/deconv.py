@@ -9,6 +9,7 @@ shifted.
 import numba
 import numpy as np
 
+from minivitpose.kernels.amx import DEEP, SIDE, block_product, close_registers, fetched_rows, has_blocks, open_registers
 from minivitpose.kernels.crew import cuts, first_task, next_task, wait
 from minivitpose.kernels.gemm import AHEAD, BLOCK, CHUNK, pack, round_up
 from minivitpose.kernels.micro_kernel import COLUMNS, ROWS, tile_product, tile_product_2
@@ -63,13 +64,61 @@ def deconv_rectangle(x, cin, height, width, panels, p, following, bias, y, edge,
                 else:
                     tile_product_2(sums, i, 0, x, row, k0, panels, at, 0, steps, ahead, tap > 0 or k0 > 0)
                 ahead += AHEAD
-    zero = splat(np.float32(0))
     for tile in range(tile0, tile1):
         row = place(tile, height, width, edge, 2, py + edge, px + edge)
         for r in range(min(ROWS, width - tile % -(-width // ROWS) * ROWS)):
-            for j in range(0, columns, LANES):
-                v = load(sums, (tile - tile0) * ROWS + r, j) + load(bias, 0, parity * outputs + column + j)
-                store(y, row + 2 * r, column + j, maximum(v, zero))
+            finish(sums, (tile - tile0) * ROWS + r, bias, parity * outputs, y, row + 2 * r, column, columns)
+
+
+@numba.njit
+def finish(sums, i, bias, first, y, row, column, columns):
+    """y[row, column : column + columns] = relu(a row of sums + bias), whose parity begins at ``first``."""
+    zero = splat(np.float32(0))
+    for j in range(0, columns, LANES):
+        store(y, row, column + j, maximum(load(sums, i, j) + load(bias, 0, first + column + j), zero))
+
+
+@numba.njit
+def blocks_of(height, width):
+    """On the matrix unit a crop's pixels run on, line after line, over the two of the border between: how many, and
+    in how many blocks."""
+    pixels = height * (width + 2) - 2
+    return pixels, -(-pixels // SIDE)
+
+
+@numba.njit
+def deconv_blocks(x, cin, height, width, panels, p, following, bias, y, edge, sums, block0, block1):
+    """``deconv_rectangle`` on the matrix unit; a crop's last block begins earlier if it must."""
+    per_parity = panels.shape[0] // (16 * cin)
+    parity, column = p // per_parity, p % per_parity * COLUMNS
+    py, px = parity // 2, parity % 2
+    outputs = bias.shape[1] // 4
+    columns = min(COLUMNS, outputs - column)
+    pixels, per_crop = blocks_of(height, width)
+    open_registers()
+    for tap in range(4):
+        for k0 in range(0, cin, BLOCK):
+            steps = min(BLOCK, cin - k0)
+            at = (p * 4 + tap) * cin + k0
+            ahead = at + steps if tap < 3 or k0 + steps < cin else following * 4 * cin
+            for block in range(block0, block1):
+                start = min(block % per_crop * SIDE, pixels - SIDE)
+                row = (block // per_crop * (height + 2) + py + tap // 2) * (width + 2) + px + tap % 2 + start
+                for j in range(0, columns, SIDE):
+                    add = tap > 0 or k0 > 0
+                    block_product(sums, (block - block0) * SIDE, j, x, row, k0, panels, at, j, steps, ahead, add)
+                    ahead += fetched_rows(steps)
+    close_registers()
+    for block in range(block0, block1):
+        first = block % per_crop * SIDE
+        start = min(first, pixels - SIDE)
+        for pixel in range(first, start + SIDE):
+            m, n = pixel // (width + 2), pixel % (width + 2)
+            if n < width:
+                line = block // per_crop * (2 * height + 2 * edge) + 2 * m + py + edge
+                row = line * (2 * width + 2 * edge) + 2 * n + px + edge
+                i = (block - block0) * SIDE + pixel - start
+                finish(sums, i, bias, parity * outputs, y, row, column, columns)
 
 
 @numba.njit
@@ -79,14 +128,21 @@ def deconv_relu(counters, step, threads, x, crops, height, width, panels, bias, 
     x (crops (H + 2) (W + 2) + ROWS, >= Cin) with a border of zeros, y (crops (2 H + 2 edge) (2 W + 2 edge), >= Cout)
     with a border of ``edge`` pixels, panels and bias from pack_deconv, sums (CHUNK, COLUMNS) the thread's own.
     """
-    tiles, count = crops * height * -(-width // ROWS), 4 * -(-bias.shape[1] // (4 * COLUMNS))
+    tiles, unit, count = crops * height * -(-width // ROWS), ROWS, 4 * -(-bias.shape[1] // (4 * COLUMNS))
     cin = panels.shape[0] // (4 * count)
-    parts = cuts(count, tiles, CHUNK // ROWS, threads)
+    pixels, per_crop = blocks_of(height, width)
+    blocks = has_blocks(panels) and pixels >= SIDE and cin % DEEP == 0
+    if blocks:
+        tiles, unit = crops * per_crop, SIDE
+    parts = cuts(count, tiles, CHUNK // unit, threads)
     task = first_task(counters, step)
     while task < count * parts:
         p, part = task // parts, task % parts
         following = min((task + threads) // parts, count - 1)
         tile0, tile1 = part * tiles // parts, (part + 1) * tiles // parts
-        deconv_rectangle(x, cin, height, width, panels, p, following, bias, y, edge, sums, tile0, tile1)
+        if blocks:
+            deconv_blocks(x, cin, height, width, panels, p, following, bias, y, edge, sums, tile0, tile1)
+        else:
+            deconv_rectangle(x, cin, height, width, panels, p, following, bias, y, edge, sums, tile0, tile1)
         task = next_task(counters, step)
     wait(counters, step, count * parts)

@@ -62,7 +62,8 @@ def attend_backward(qkv, grad, row0, rows, tokens, head, heads, d, scale, keys, 
         for i in range(0, rows, ROWS):
             tile_product(grad_scores, i, p * COLUMNS, grad, row0 + i, q, keys, values + p * d, 0, d, 0, False)
     for i in range(rows):
-        softmax_backward_row(pattern, grad_scores, i, tokens, softmax_row(pattern, i, tokens, scale), scale)
+        inverse = softmax_row(pattern, i, tokens, scale, pattern)
+        softmax_backward_row(pattern, grad_scores, i, tokens, inverse, scale)
     for at in range(0, tokens, KEYS):
         steps = min(KEYS, tokens - at)
         for i in range(0, rows, ROWS):

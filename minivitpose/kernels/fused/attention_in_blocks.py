@@ -1,0 +1,91 @@
+"""attention.py on the matrix unit: the same in bfloat16, SIDE rows at a time; sums and softmax stay in float32.
+
+Tokens and the channels of a head come in whole blocks here, multiples of SIDE; other numbers are attention.py's.
+
+    pairs     what prepare_pairs makes of every head's k and v, (crops heads rows_of_head, COLUMNS) uint32: k^T in
+              panels of COLUMNS tokens, pairs of channels down; then v in panels of channels, pairs of tokens down
+    rounded   a thread's own, (SIDE, >= tokens) uint16: exp of its rows' scores
+"""
+
+import numba
+
+from minivitpose.kernels.amx import SIDE, block_product, close_registers, open_registers
+from minivitpose.kernels.crew import cuts, first_task, next_task, wait
+from minivitpose.kernels.fused.attention import expect_head, softmax_row
+from minivitpose.kernels.micro_kernel import COLUMNS
+from minivitpose.kernels.pairs import pair_columns, pair_rows
+from minivitpose.kernels.simd import LANES, load, splat, store
+
+
+@numba.njit
+def rows_of_head(tokens, d):
+    """Of pairs: (for k^T, for v)."""
+    return -(-tokens // COLUMNS) * (d // 2), -(-d // COLUMNS) * (tokens // 2)
+
+
+@numba.njit
+def prepare_head(qkv, row0, tokens, k, v, d, pairs, at):
+    """k and v: their first columns in qkv."""
+    for n in range(0, tokens, LANES):
+        for j in range(0, d, 2 * LANES):
+            pair_columns(pairs, at + n // COLUMNS * (d // 2) + j // 2, n % COLUMNS, qkv, row0 + n, k + j)
+    at += rows_of_head(tokens, d)[0]
+    for n in range(tokens // 2):
+        for j in range(0, d, LANES):
+            pair_rows(pairs, at + j // COLUMNS * (tokens // 2) + n, j % COLUMNS, qkv, row0 + 2 * n, v + j)
+
+
+@numba.njit
+def prepare_pairs(counters, step, qkv, crops, tokens, heads, d, pairs):
+    """qkv (crops R, >= 3 heads d) uint16 -> pairs."""
+    rows, size = qkv.shape[0] // crops, sum(rows_of_head(tokens, d))
+    task = first_task(counters, step)
+    while task < crops * heads:
+        crop, head = task // heads, task % heads
+        k, v = (heads + head) * d, (2 * heads + head) * d
+        prepare_head(qkv, crop * rows, tokens, k, v, d, pairs, task * size)
+        task = next_task(counters, step)
+    wait(counters, step, crops * heads)
+
+
+@numba.njit(error_model="numpy")
+def attend(qkv, row0, tokens, head, d, scale, pairs, at, scores, rounded, z):
+    """SIDE rows of one head from row0 on; its pairs begin at row ``at``."""
+    values, deep = at + rows_of_head(tokens, d)[0], tokens // 2
+    mixed = -(-tokens // COLUMNS) * COLUMNS  # as in attention.attend
+    for n in range(0, tokens, SIDE):
+        panel = at + n // COLUMNS * (d // 2)
+        block_product(scores, 0, n, qkv, row0, head * d // 2, pairs, panel, n % COLUMNS, d // 2, at, False)
+    for i in range(SIDE):
+        scores[i, mixed + d] = softmax_row(scores, i, tokens, scale, rounded)
+    for j in range(0, d, SIDE):
+        panel = values + j // COLUMNS * deep
+        block_product(scores, 0, mixed + j, rounded, 0, 0, pairs, panel, j % COLUMNS, deep, at, False)
+    for i in range(SIDE):
+        s = splat(scores[i, mixed + d])
+        for j in range(0, d, LANES):
+            store(z, row0 + i, head * d + j, load(scores, i, mixed + j) * s)
+
+
+@numba.njit
+def attention_in_blocks(counters, step, threads, qkv, crops, tokens, heads, d, scale, pairs, scores, rounded, z):
+    """qkv (crops R, >= 3 heads d) uint16 -> z (crops R, >= heads d).
+
+    scores (SIDE, > panels COLUMNS + d) and rounded are the thread's own.
+    """
+    rows, size = qkv.shape[0] // crops, sum(rows_of_head(tokens, d))
+    units, blocks = crops * heads, -(-rows // SIDE)
+    parts = cuts(units, blocks, blocks, threads)
+    task = first_task(counters, step)
+    while task < units * parts:
+        unit, part = task // parts, task % parts
+        crop, head = unit // heads, unit % heads
+        following = min((task + threads) // parts, units - 1)
+        open_registers()
+        for block in range(part * blocks // parts, (part + 1) * blocks // parts):
+            row = min(block * SIDE, rows - SIDE)  # the last block begins earlier if it must, and does some rows twice
+            expect_head(qkv, following // heads * rows + row, SIDE, following % heads, heads, d)
+            attend(qkv, crop * rows + row, tokens, head, d, scale, pairs, unit * size, scores, rounded, z)
+        close_registers()
+        task = next_task(counters, step)
+    wait(counters, step, units * parts)
