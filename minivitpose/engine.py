@@ -13,10 +13,10 @@ import numpy as np
 
 from minivitpose import layers
 from minivitpose.checkpoint import let_go
-from minivitpose.kernels.amx import AMX, SIDE
+from minivitpose.kernels.amx import SIDE
 from minivitpose.kernels.crew import SKIP, Crew, new_counters
 from minivitpose.kernels.fused.attention import BLOCK_ROWS
-from minivitpose.kernels.fused.attention_in_blocks import rows_of_head
+from minivitpose.kernels.fused.attention_by_type import has_whole_blocks, new_keys
 from minivitpose.kernels.fused.deconv import pack_deconv
 from minivitpose.kernels.fused.forward import Buffers, Packed, Sizes, Weights, classic, simple
 from minivitpose.kernels.gemm import CHUNK, pack, round_up
@@ -202,25 +202,21 @@ class Workspace:
         maps = tuple(map_buffer(i, channels) for i, channels in enumerate([c.embed_dim, *c.deconv_filters]))
         down, across = (shifted(layers.bilinear_weights(m, 4 * m)) for m in grid)
         panels = round_up(self.tokens, COLUMNS) // COLUMNS
-        blocks = AMX and engine.half and not self.tokens % SIDE and not d % SIDE
-        pairs = c.num_heads * sum(rows_of_head(self.tokens, d)) if blocks else 0
+        blocks = engine.half and has_whole_blocks(self.tokens, d)
         self.buffers = Buffers(
             images=None,
             pixels=buffer(rows, max(3 * c.patch_size[0] ** 2, c.embed_dim)),
             pos=pos,
             x=buffer(rows, c.embed_dim),
             y=buffer(rows, c.embed_dim, kind),
-            qkv=buffer(0 if blocks else rows, 3 * c.num_heads * d),
-            keys=aligned(0 if blocks else c.num_heads * panels * d, COLUMNS),
-            halves=buffer(rows if blocks else 0, 3 * c.num_heads * d, np.uint16),
-            pairs=aligned(pairs, COLUMNS, dtype=np.uint32),
+            qkv=buffer(rows, 3 * c.num_heads * d, np.uint16 if blocks else np.float32),
+            keys=new_keys(c.num_heads, self.tokens, d, blocks),
             z=buffer(rows, c.num_heads * d, kind),
             hidden=buffer(rows, c.mlp_dim, kind),
             maps=maps,
             out=buffer(len(maps[-1]), c.num_keypoints) if n else buffer(rows, 9 * c.num_keypoints),
             sums=aligned(threads, CHUNK, COLUMNS),
             scores=aligned(threads, max(BLOCK_ROWS, SIDE), panels * COLUMNS + d + LANES),
-            rounded=aligned(threads, SIDE, self.tokens + LANES, dtype=np.uint16),
             down=down,
             across=np.ascontiguousarray(across.transpose(0, 2, 1)),
             lines=aligned(threads, 3 * Hp, 4 * Wp),
@@ -270,7 +266,7 @@ class Workspace:
         for i in range(c.depth):
             block = f"backbone.blocks.{i}"
             yield tokens(f"{block}.norm1", "y", c.embed_dim)
-            yield tokens(f"{block}.attn.qkv", "halves" if len(self.buffers.pairs) else "qkv", 3 * h * padded, 3 * h)
+            yield tokens(f"{block}.attn.qkv", "qkv", 3 * h * padded, 3 * h)
             yield None
             yield tokens(f"{block}.attn.z", "z", h * padded, h)
             yield tokens(f"{block}.resid_mid", "x", c.embed_dim)

@@ -103,10 +103,9 @@ def test_attention(tokens, heads, d):
     qkv, z = laid_out(x), laid_out(np.zeros((crops * R, heads * d)))
     pairs = aligned(crops * heads * sum(rows_of_head(tokens, d)), COLUMNS, dtype=np.uint32)
     scores = aligned(SIDE, -(-tokens // COLUMNS) * COLUMNS + d + LANES)
-    own = scores, aligned(SIDE, tokens + LANES, dtype=np.uint16)
     counters = crew.new_counters(2)
     prepare_pairs(counters, 0, qkv, crops, tokens, heads, d, pairs)
-    attention_in_blocks(counters, 1, 1, qkv, crops, tokens, heads, d, scale, pairs, *own, z)
+    attention_in_blocks(counters, 1, 1, qkv, crops, tokens, heads, d, scale, pairs, scores, z)
     by_crop = rounded(x).reshape(crops, R, 3, heads, d)[:, :tokens].transpose(2, 0, 3, 1, 4)
     q, k, v = by_crop
     pattern = layers.softmax(q @ k.swapaxes(-1, -2) * float(scale))

@@ -4,8 +4,12 @@ Compilation is lazy, once for float32 and once for float64, and kept on disk (``
 this file in that cache: after one, delete ``kernels/__pycache__``.
 """
 
+from functools import wraps
+
 import numpy as np
 from numba import njit
+from numba.core import config
+from numba.extending import overload
 
 # error_model="numpy": a division by zero gives inf or nan, as in NumPy. Python's check would keep loops scalar.
 options = {"parallel": True, "cache": True, "error_model": "numpy"}
@@ -44,3 +48,29 @@ def ready(name, x, shape, dtype):
 def ready_bias(bias, n, dtype):
     """The same for a bias (n,) that may be None: zeros."""
     return ready("bias", np.zeros(n, dtype) if bias is None else bias, (n,), dtype)
+
+
+def by_type(choose):
+    """Decorates ``choose(*arguments)``, which says which kernel takes arguments of these types.
+
+    Kernels call it as if it were that kernel: the choice is made when they are compiled. ``choose`` may look at the
+    dtypes of arrays with ``holds``, and at nothing else.
+    """
+
+    @wraps(choose)
+    def call(*arguments):
+        return choose(*arguments)(*arguments)
+
+    if not config.DISABLE_JIT:
+
+        @overload(call, strict=False)
+        @wraps(choose)
+        def chosen(*arguments):
+            return choose(*arguments).py_func
+
+    return call
+
+
+def holds(x, dtype):
+    """Whether x, an array or Numba's type of one, has this dtype."""
+    return str(x.dtype) == np.dtype(dtype).name

@@ -2,12 +2,12 @@
 
 Tokens and the channels of a head come in whole blocks here, multiples of SIDE; other numbers are attention.py's.
 
-    pairs     what prepare_pairs makes of every head's k and v, (crops heads rows_of_head, COLUMNS) uint32: k^T in
-              panels of COLUMNS tokens, pairs of channels down; then v in panels of channels, pairs of tokens down
-    rounded   a thread's own, (SIDE, >= tokens) uint16: exp of its rows' scores
+Every head's k and v lie as pairs, (crops heads rows_of_head, COLUMNS) uint32: k^T in panels of COLUMNS tokens, pairs
+of channels down; then v in panels of COLUMNS channels, pairs of tokens down.
 """
 
 import numba
+import numpy as np
 
 from minivitpose.kernels.amx import SIDE, block_product, close_registers, open_registers
 from minivitpose.kernels.crew import cuts, first_task, next_task, wait
@@ -49,8 +49,9 @@ def prepare_pairs(counters, step, qkv, crops, tokens, heads, d, pairs):
 
 
 @numba.njit(error_model="numpy")
-def attend(qkv, row0, tokens, head, d, scale, pairs, at, scores, rounded, z):
+def attend(qkv, row0, tokens, head, d, scale, pairs, at, scores, z):
     """SIDE rows of one head from row0 on; its pairs begin at row ``at``."""
+    rounded = scores.view(np.uint16)  # exp of the scores, in place: each row's are half as long, so none is overtaken
     values, deep = at + rows_of_head(tokens, d)[0], tokens // 2
     mixed = -(-tokens // COLUMNS) * COLUMNS  # as in attention.attend
     for n in range(0, tokens, SIDE):
@@ -68,10 +69,10 @@ def attend(qkv, row0, tokens, head, d, scale, pairs, at, scores, rounded, z):
 
 
 @numba.njit
-def attention_in_blocks(counters, step, threads, qkv, crops, tokens, heads, d, scale, pairs, scores, rounded, z):
+def attention_in_blocks(counters, step, threads, qkv, crops, tokens, heads, d, scale, pairs, scores, z):
     """qkv (crops R, >= 3 heads d) uint16 -> z (crops R, >= heads d).
 
-    scores (SIDE, > panels COLUMNS + d) and rounded are the thread's own.
+    pairs from prepare_pairs; scores (>= SIDE, > panels COLUMNS + d) the thread's own.
     """
     rows, size = qkv.shape[0] // crops, sum(rows_of_head(tokens, d))
     units, blocks = crops * heads, -(-rows // SIDE)
@@ -85,7 +86,7 @@ def attention_in_blocks(counters, step, threads, qkv, crops, tokens, heads, d, s
         for block in range(part * blocks // parts, (part + 1) * blocks // parts):
             row = min(block * SIDE, rows - SIDE)  # the last block begins earlier if it must, and does some rows twice
             expect_head(qkv, following // heads * rows + row, SIDE, following % heads, heads, d)
-            attend(qkv, crop * rows + row, tokens, head, d, scale, pairs, unit * size, scores, rounded, z)
+            attend(qkv, crop * rows + row, tokens, head, d, scale, pairs, unit * size, scores, z)
         close_registers()
         task = next_task(counters, step)
     wait(counters, step, units * parts)

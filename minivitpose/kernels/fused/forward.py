@@ -11,8 +11,7 @@ import numba
 import numpy as np
 
 from minivitpose.kernels.amx import AMX
-from minivitpose.kernels.fused.attention import attention, prepare_keys
-from minivitpose.kernels.fused.attention_in_blocks import attention_in_blocks, prepare_pairs
+from minivitpose.kernels.fused.attention_by_type import attention, prepare_keys
 from minivitpose.kernels.fused.deconv import deconv_relu
 from minivitpose.kernels.fused.norm import layer_norm, layer_norm_to_map
 from minivitpose.kernels.fused.patches import gather_patches, rows_to_maps, upsample_shift_add
@@ -22,9 +21,7 @@ from minivitpose.kernels.gemm import ADD, GELU, STORE, product
 Packed = namedtuple("Packed", "weight bias")
 Weights = namedtuple("Weights", "embed norm1 qkv proj norm2 fc1 fc2 last_norm deconvs final zeros")
 Sizes = namedtuple("Sizes", "crops height width patch stride padding channels heads d scale eps")
-Buffers = namedtuple(
-    "Buffers", "images pixels x y qkv keys halves pairs z hidden maps out sums scores rounded down across lines pos"
-)
+Buffers = namedtuple("Buffers", "images pixels x y qkv keys z hidden maps out sums scores down across lines pos")
 
 
 @numba.njit
@@ -36,16 +33,9 @@ def backbone(counters, t, threads, w, s, b):
     step = 2
     for i in range(w.fc1.weight.shape[0]):
         layer_norm(counters, step, b.x, w.norm1.weight[i], w.norm1.bias[i], s.eps, s.channels, -np.inf, b.y)
-        qkv, heads = (w.qkv.weight[i], w.qkv.bias[i]), (s.crops, tokens, s.heads, s.d)
-        if len(b.pairs):
-            product(counters, step + 1, threads, b.y, *qkv, b.x, b.halves, STORE, sums)
-            prepare_pairs(counters, step + 2, b.halves, *heads, b.pairs)
-            own = b.scores[t], b.rounded[t]
-            attention_in_blocks(counters, step + 3, threads, b.halves, *heads, s.scale, b.pairs, *own, b.z)
-        else:
-            product(counters, step + 1, threads, b.y, *qkv, b.qkv, b.qkv, STORE, sums)
-            prepare_keys(counters, step + 2, b.qkv, *heads, b.keys)
-            attention(counters, step + 3, threads, b.qkv, *heads, s.scale, b.keys, b.scores[t], b.z)
+        product(counters, step + 1, threads, b.y, w.qkv.weight[i], w.qkv.bias[i], b.x, b.qkv, STORE, sums)
+        prepare_keys(counters, step + 2, b.qkv, s.crops, tokens, s.heads, s.d, b.keys)
+        attention(counters, step + 3, threads, b.qkv, s.crops, tokens, s.heads, s.d, s.scale, b.keys, b.scores[t], b.z)
         product(counters, step + 4, threads, b.z, w.proj.weight[i], w.proj.bias[i], b.x, b.x, ADD, sums)
         layer_norm(counters, step + 5, b.x, w.norm2.weight[i], w.norm2.bias[i], s.eps, s.channels, -np.inf, b.y)
         product(counters, step + 6, threads, b.y, w.fc1.weight[i], w.fc1.bias[i], b.x, b.hidden, GELU, sums)
