@@ -9,7 +9,11 @@ from minivitpose.kernels import amx, crew
 from minivitpose.kernels.amx import AMX, DEEP, SIDE, block_product, close_registers, open_registers
 from minivitpose.kernels.fused.attention_in_blocks import attention_in_blocks, prepare_pairs, rows_of_head
 from minivitpose.kernels.fused.deconv import deconv_relu, pack_deconv
-from minivitpose.kernels.gemm import CHUNK
+from minivitpose.kernels.gemm import ADD, CHUNK, product, rows_to_round
+from minivitpose.kernels.gradients import weights
+from minivitpose.kernels.gradients.attention import attention_backward
+from minivitpose.kernels.gradients.attention_in_blocks import rows_of_pairs
+from minivitpose.kernels.gradients.weights_in_pairs import pairs_for
 from minivitpose.kernels.micro_kernel import COLUMNS
 from minivitpose.kernels.pairs import pair_columns, pair_rows
 from minivitpose.kernels.simd import LANES, aligned, from_half, to_half, transpose
@@ -149,3 +153,87 @@ def test_a_system_that_refuses_is_taken_at_its_word(monkeypatch):
 
     monkeypatch.setattr(amx.ctypes, "CDLL", Refusing)
     assert not amx.permitted()
+
+
+# ------------------------------------------------------------------------------------- what a training step needs
+
+
+def packed(pack, weight, depth):
+    panels = aligned(-(-depth[1] // COLUMNS) * pairs_for(depth[0]), COLUMNS, dtype=np.uint32)
+    panels[:] = 0x7FC07FC0
+    pack(crew.new_counters(1), 0, weight, panels)
+    low, high = from_half((panels & 0xFFFF).astype(np.uint16)), from_half((panels >> 16).astype(np.uint16))
+    both = np.stack([low, high], axis=1).reshape(-1, 2 * pairs_for(depth[0]), COLUMNS)
+    return both.transpose(1, 0, 2).reshape(2 * pairs_for(depth[0]), -1)
+
+
+@pytest.mark.parametrize(("N", "K"), [(17, 32), (128, 96), (96, 16), (2, 48), (130, 64)])
+def test_weights_in_pairs(N, K):
+    weight = draw(N, K)
+    for pack, matrix in ((weights.pack_forward, weight.T), (weights.pack_backward, weight)):
+        found = packed(pack, weight, matrix.shape)
+        k, n = matrix.shape
+        assert np.array_equal(found[:k, :n], from_half(to_half(matrix)))
+        assert not found[k:].any()
+        assert not found[:, n:].any()
+
+
+@pytest.mark.parametrize("M", [6, 30, 198, 780])
+@pytest.mark.parametrize(("N", "K"), [(17, 32), (128, 96), (96, 16), (130, 64), (200, 128)])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_weight_gradient(M, N, K, threads):
+    grad, x, before = draw(M, N), draw(M, K, seed=1), draw(N, K, seed=2)
+    wide = aligned(M, -(-N // COLUMNS) * COLUMNS)
+    wide[:, :N] = grad
+    work = aligned(weights.WORK, COLUMNS, dtype=np.uint32)
+    work[:] = 0x7FC07FC0
+    for add in (False, True):
+        found = before.copy()
+        weights.weight_gradient(crew.new_counters(1), 0, threads, wide, laid_out(x, np.float32), add, found, work)
+        expected = rounded(grad).T @ rounded(x) + (before if add else 0)
+        size = np.abs(grad).T.astype(np.float64) @ np.abs(x) + np.abs(before)
+        assert np.max(np.abs(found - expected) / size) < 1e-6
+
+
+@pytest.mark.parametrize("M", [6, 30, 198, 780])
+@pytest.mark.parametrize(("N", "K"), [(17, 32), (128, 96), (96, 16), (130, 64), (200, 640)])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_product_that_rounds(M, N, K, threads):
+    x, weight, base = draw(M, K), draw(N, K, seed=1), draw(M, N, seed=2)
+    columns = -(-N // LANES) * LANES
+    panels = aligned(-(-N // COLUMNS) * pairs_for(K), COLUMNS, dtype=np.uint32)
+    weights.pack_forward(crew.new_counters(1), 0, weight, panels)
+    y, wide = aligned(M, columns), aligned(M, K + 32)
+    y[:, :N], wide[:, :K] = base, x
+    sums = aligned(CHUNK + rows_to_round(K), COLUMNS)
+    product(crew.new_counters(1), 0, threads, wide, panels, aligned(1, columns), y, y, ADD, sums)
+    expected = rounded(x) @ rounded(weight).T + base
+    size = np.abs(x).astype(np.float64) @ np.abs(weight).T + np.abs(base)
+    assert np.max(np.abs(y[:, :N] - expected) / size) < 1e-6
+
+
+@needs_unit
+@pytest.mark.parametrize(("tokens", "heads", "d"), [(SIDE, 1, SIDE), (192, 3, 32), (64, 2, 96)])
+def test_attention_backward(tokens, heads, d):
+    crops, scale, R = 2, np.float32(d**-0.5), -(-tokens // 6) * 6
+    x, grad = 2 * draw(crops * R, 3 * heads * d), draw(crops * R, heads * d, seed=1)
+    qkv, out = laid_out(x), laid_out(np.full_like(x, np.nan), np.float32)
+    pairs = aligned(rows_of_pairs(tokens, d), COLUMNS, dtype=np.uint32)
+    squares = aligned(3, R, -(-tokens // COLUMNS) * COLUMNS + LANES)
+    arguments = qkv, laid_out(grad, np.float32), crops, tokens, heads, d, scale, pairs, squares, out
+    attention_backward(crew.new_counters(1), 0, *arguments)
+
+    def by_head(x, parts):
+        return rounded(x).reshape(crops, R, parts, heads, d)[:, :tokens].transpose(2, 0, 3, 1, 4)
+
+    (q, k, v), (g,) = by_head(x, 3), by_head(grad, 1)
+    pattern = layers.softmax(q @ k.swapaxes(-1, -2) * float(scale))
+    of_pattern = g @ v.swapaxes(-1, -2)
+    of_scores = pattern * (of_pattern - (of_pattern * pattern).sum(-1, keepdims=True)) * float(scale)
+    factors = (of_scores, k), (of_scores.swapaxes(-1, -2), q), (pattern.swapaxes(-1, -2), g)
+    expected, sizes = [a @ b for a, b in factors], [np.abs(a) @ np.abs(b) for a, b in factors]
+    found = out[:, : 3 * heads * d].reshape(crops, R, 3, heads, d)
+    assert not found[:, tokens:].any()
+    found = found[:, :tokens].transpose(2, 0, 3, 1, 4)
+    for mine, theirs, size in zip(found, expected, sizes, strict=True):
+        assert np.max(np.abs(mine - theirs) / size) < 2**-7

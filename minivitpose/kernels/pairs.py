@@ -26,6 +26,12 @@ from minivitpose.kernels.simd import (
 )
 
 
+@instruction(lambda builder, x: ir.Constant(ir.IntType(1), x.dtype == types.uint32), types.boolean, array)
+def has_pairs(x):
+    """Whether x holds pairs."""
+    return x.dtype == np.uint32
+
+
 def load_halves(builder, x, i, j):
     """x[i, j], x[i, j + 1], ... as LANES bfloat16."""
     if x.dtype == types.uint16:

@@ -187,14 +187,18 @@ def store_at(builder, v, address):
 
 
 def load_ir(builder, x, i, j):
-    x.must_hold(types.float32)
+    x.must_hold(types.float32, types.uint16)
+    if x.dtype == types.uint16:
+        v = builder.zext(builder.load(builder.bitcast(x.at(i, j), halves.as_pointer()), align=2), ivec)
+        return builder.bitcast(builder.shl(v, integers(16)), vec)
     return load_at(builder, x.at(i, j))
 
 
 @instruction(load_ir, vector, array, index, index)
 def load(x, i, j):
-    """LANES floats: x[i, j], x[i, j + 1], ..."""
-    return x[i, j : j + LANES].copy()
+    """LANES floats: x[i, j], x[i, j + 1], ..., of float32 or bfloat16 (uint16)."""
+    x = x[i, j : j + LANES]
+    return from_half(x) if x.dtype == np.uint16 else x.copy()
 
 
 def to_half_ir(builder, v):
@@ -245,8 +249,9 @@ def transpose_ir(builder, y, yi, yj, x, xi, xj):
 
 @instruction(transpose_ir, types.void, array, index, index, array, index, index)
 def transpose(y, yi, yj, x, xi, xj):
-    """y[yi + j, yj + i] = x[xi + i, xj + j] for i, j < LANES; x of float32, y too or rounded to bfloat16 (uint16)."""
+    """y[yi + j, yj + i] = x[xi + i, xj + j] for i, j < LANES, each of float32 or bfloat16 (uint16)."""
     block = x[xi : xi + LANES, xj : xj + LANES].T
+    block = from_half(block) if x.dtype == np.uint16 else block
     y[yi : yi + LANES, yj : yj + LANES] = to_half(block) if y.dtype == np.uint16 else block
 
 

@@ -16,12 +16,15 @@ class TrainingError(ValueError):
     """These arrays or options do not make a training step; the message says what was expected and what was found."""
 
 
-def loss_and_gradients(model, images, targets, target_weight, *, drop_path=0.0, rng=None, batch_norm="batch"):
+def loss_and_gradients(
+    model, images, targets, target_weight, *, drop_path=0.0, rng=None, batch_norm="batch", precision="float32"
+):
     """One batch: (loss, gradients, statistics).
 
     images (B, 3, H, W), targets (B, K, Hm, Wm), target_weight (B, K), all of the model's dtype. drop_path: the rate of
     the last block; it grows linearly from 0 at the first (ViTPose: S 0.1, B 0.3, L 0.5, H 0.55). rng: a NumPy
     Generator or a seed, needed with drop_path: the same gives the same drops with every engine.
+    precision: "bf16" multiplies in bfloat16 and sums in float32, where the compiled pass has the network.
     batch_norm: "batch" normalises by the batch, "running" by the running statistics and leaves them (fine-tuning).
 
     loss: float, see heatmap_loss. gradients: nested as model.params, of the same dtype, without the statistics of
@@ -33,13 +36,17 @@ def loss_and_gradients(model, images, targets, target_weight, *, drop_path=0.0, 
     check_targets(model, images, targets, target_weight)
     if batch_norm not in ("batch", "running"):
         raise TrainingError(f"batch_norm must be 'batch' or 'running', not {batch_norm!r}")
+    if precision not in ("float32", "bf16"):
+        raise TrainingError(f"precision must be 'float32' or 'bf16', not {precision!r}")
     drops = draw_drops(model, len(images), drop_path, rng)
     batch = batch_norm == "batch"
     if model.engine != "numpy":
         from minivitpose.training import fast  # importing Numba takes a while: only who needs it waits
 
         if fast.supports(model):
-            return fast.loss_and_gradients(model, images, targets, target_weight, drops, batch)
+            return fast.loss_and_gradients(model, images, targets, target_weight, drops, batch, precision == "bf16")
+    if precision == "bf16":
+        raise TrainingError("precision 'bf16' is for float32 models that the compiled pass has: train in float32")
     return textbook(model, images, targets, target_weight, drops, batch)
 
 

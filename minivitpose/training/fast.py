@@ -1,4 +1,4 @@
-"""The fast training step: loss_and_gradients through kernels/gradients/passes.py, in float32.
+"""The fast training step: loss_and_gradients through kernels/gradients/passes.py, in float32 or products in bfloat16.
 
 Heads other than the classic one of the public models are the textbook's, behind the fast backbone.
 """
@@ -10,19 +10,22 @@ import numpy as np
 
 from minivitpose import gradients as textbook
 from minivitpose.engine import GAP
+from minivitpose.kernels.amx import SIDE
 from minivitpose.kernels.crew import Crew, new_counters
 from minivitpose.kernels.fused.attention import BLOCK_ROWS
-from minivitpose.kernels.gemm import CHUNK, round_up
+from minivitpose.kernels.fused.attention_by_type import has_whole_blocks, new_keys
+from minivitpose.kernels.gemm import CHUNK, round_up, rows_to_round
 from minivitpose.kernels.gradients import passes
+from minivitpose.kernels.gradients.attention_in_blocks import rows_of_pairs
 from minivitpose.kernels.gradients.maps import means_and_variances
 from minivitpose.kernels.gradients.passes import Buffers, Gradients, Kept, Linear, Map, Patches, Sizes, Weights
 from minivitpose.kernels.gradients.rows import PARTIALS, TASK
 from minivitpose.kernels.gradients.weights import WORK
 from minivitpose.kernels.jit import ready
 from minivitpose.kernels.micro_kernel import COLUMNS, ROWS
-from minivitpose.kernels.simd import LANES, aligned
+from minivitpose.kernels.simd import HALF, LANES, aligned
 from minivitpose.model import positions
-from minivitpose.training.backward import head_step
+from minivitpose.training.backward import TrainingError, head_step
 
 ROWS_AT_A_TIME = 768  # rows of a chunk: what a step leaves of them is in the cache for the next
 BATCH_NORM_EPS = 1e-5
@@ -45,10 +48,12 @@ def has_fast_head(config):
     return classic and not config.extra_kernels and not any(F % LANES for F in config.deconv_filters)
 
 
-def loss_and_gradients(model, images, targets, target_weight, drops, batch):
-    """As training.backward.textbook."""
+def loss_and_gradients(model, images, targets, target_weight, drops, batch, half=False):
+    """As training.backward.textbook. half: products of bfloat16 with sums in float32; all else stays float32."""
+    if half and not HALF:
+        raise TrainingError("precision 'bf16' needs a CPU with bfloat16 products (AVX512_BF16): train in float32")
     threads = 1 if numba.config.DISABLE_JIT else numba.get_num_threads()
-    key = model.config, len(images), images.shape[2:], threads
+    key = model.config, len(images), images.shape[2:], threads, half
     if getattr(mine, "key", None) != key:
         free()  # the old one goes before the new one comes
         mine.key, mine.space = key, Workspace(*key)
@@ -65,40 +70,45 @@ def free():
 
 
 class Workspace:
-    """Every array that a step writes, for one network, batch, image size and number of threads."""
+    """Every array that a step writes, for one network, batch, image size, number of threads and kind of products."""
 
-    def __init__(self, config, crops, size, threads):
+    def __init__(self, config, crops, size, threads, half):
         c = self.config = config
         self.crew, self.threads = Crew(threads), threads
         Hp, Wp = self.grid = tuple((n + 2 * c.padding - c.patch_size[0]) // c.stride + 1 for n in size)
         self.patches = Patches(Hp, Wp, c.patch_size[0], c.stride, c.padding)
         tokens, inner, scale = Hp * Wp, c.num_heads * c.head_dim, c.qk_scale or c.head_dim**-0.5
         rows, chunk = chunks(crops, tokens)
+        blocks = half and has_whole_blocks(tokens, c.head_dim)
         self.sizes = Sizes(
             crops, chunk, rows, tokens, c.embed_dim, c.mlp_dim, c.num_heads, c.head_dim, np.float32(scale), c.eps
         )
         M = crops * rows
         self.x = [buffer(M, c.embed_dim) for _ in range(c.depth + 1)]
         self.kept = [
-            Kept(self.x[i], buffer(M, 3 * inner), buffer(M, inner), buffer(M, c.embed_dim), buffer(M, c.mlp_dim), after)
-            for i, after in enumerate(self.x[1:])
+            Kept(
+                before, buffer(M, 3 * inner, blocks), buffer(M, inner), buffer(M, c.embed_dim), buffer(M, c.mlp_dim), x
+            )
+            for before, x in zip(self.x[:-1], self.x[1:], strict=True)
         ]
         self.grad, self.pos = buffer(M, c.embed_dim), buffer(chunk * rows, c.embed_dim)
         filters = c.deconv_filters if has_fast_head(c) else ()
         self.maps = [new_map(i, F, crops, self.grid) for i, F in enumerate(filters)]
         self.last_chunk = chunks(crops, 4 ** len(filters) * tokens)[1]
-        self.buffers = self.make_buffers(chunk * rows, inner)
+        self.buffers = self.make_buffers(chunk * rows, inner, half, blocks)
         self.statistics = [aligned(PARTIALS * crops * -(-pixels(m) // TASK), m.channels) for m in self.maps]
         self.losses = np.zeros(crops)
         self.counters = new_counters(4 + STEPS * crops)
 
-    def make_buffers(self, most, inner):
-        """most: rows of a chunk of tokens."""
+    def make_buffers(self, most, inner, half, blocks):
+        """most: rows of a chunk of tokens. blocks: attention on the matrix unit."""
         c, s, threads = self.config, self.sizes, self.threads
         panels, F = round_up(s.tokens, COLUMNS) // COLUMNS, max((m.channels for m in self.maps), default=0)
         deep = round_up(max(c.embed_dim, inner, c.mlp_dim, F), COLUMNS)
         widest = max(deep, 3 * inner, 16 * F, 3 * c.patch_size[0] ** 2, c.num_keypoints)
         heat = self.last_chunk * len(self.maps[-1].y) // s.crops if self.maps else 0
+        kind = np.uint32 if half else np.float32  # of what lies in pairs or not
+        head_keys = rows_of_pairs(s.tokens, c.head_dim) if blocks else 2 * panels * c.head_dim
         levels = [most, *(m.chunk * chunks(1, m.height * m.width)[0] for m in self.maps), heat]  # rows of a chunk
         return Buffers(
             y=buffer(max(levels), max(c.embed_dim, F)),
@@ -109,15 +119,15 @@ class Workspace:
             pixels=buffer(most, 3 * c.patch_size[0] ** 2),
             stamps=buffer(max(levels[:-1]) + 1, 16 * F),
             heat=buffer(heat, c.num_keypoints),
-            panels=aligned(4, deep * round_up(widest, COLUMNS) // COLUMNS, COLUMNS),
+            panels=aligned(4, deep * round_up(widest, COLUMNS) // COLUMNS, COLUMNS, dtype=kind),
             zeros=aligned(round_up(widest, COLUMNS)),
             partials=aligned(PARTIALS * -(-max(levels) // TASK), max(c.embed_dim, F)),
-            sums=aligned(threads, CHUNK, COLUMNS),
-            keys=aligned(s.chunk * c.num_heads * panels * c.head_dim, COLUMNS),
-            scores=aligned(threads, BLOCK_ROWS, panels * COLUMNS + c.head_dim + LANES),
-            work=aligned(threads, WORK, COLUMNS),
-            head_keys=aligned(threads, 2 * panels * c.head_dim, COLUMNS),
-            square=aligned(2, threads, s.rows, panels * COLUMNS + LANES),
+            sums=aligned(threads, CHUNK + half * rows_to_round(widest), COLUMNS),
+            keys=new_keys(s.chunk * c.num_heads, s.tokens, c.head_dim, blocks),
+            scores=aligned(threads, max(BLOCK_ROWS, SIDE), panels * COLUMNS + c.head_dim + LANES),
+            work=aligned(threads, WORK, COLUMNS, dtype=kind),
+            head_keys=aligned(threads, head_keys, COLUMNS, dtype=np.uint32 if blocks else np.float32),
+            squares=aligned(threads, 3 if blocks else 2, s.rows, panels * COLUMNS + LANES),
         )
 
     def go(self, walk, *arguments):
@@ -227,8 +237,9 @@ class Workspace:
 # ---------------------------------------------------------------------------------------------------------- arrays
 
 
-def buffer(rows, columns):
-    return aligned(rows, round_up(columns, COLUMNS) + GAP // 4)
+def buffer(rows, columns, half=False):
+    kind = np.dtype(np.uint16 if half else np.float32)
+    return aligned(rows, round_up(columns, COLUMNS) + GAP // kind.itemsize, dtype=kind)
 
 
 def chunks(crops, pixels):

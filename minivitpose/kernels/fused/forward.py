@@ -33,7 +33,7 @@ def backbone(counters, t, threads, w, s, b):
     step = 2
     for i in range(w.fc1.weight.shape[0]):
         layer_norm(counters, step, b.x, w.norm1.weight[i], w.norm1.bias[i], s.eps, s.channels, -np.inf, b.y)
-        product(counters, step + 1, threads, b.y, w.qkv.weight[i], w.qkv.bias[i], b.x, b.qkv, STORE, sums)
+        product(counters, step + 1, threads, b.y, w.qkv.weight[i], w.qkv.bias[i], b.qkv, b.qkv, STORE, sums)
         prepare_keys(counters, step + 2, b.qkv, s.crops, tokens, s.heads, s.d, b.keys)
         attention(counters, step + 3, threads, b.qkv, s.crops, tokens, s.heads, s.d, s.scale, b.keys, b.scores[t], b.z)
         product(counters, step + 4, threads, b.z, w.proj.weight[i], w.proj.bias[i], b.x, b.x, ADD, sums)

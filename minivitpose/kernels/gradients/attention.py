@@ -10,7 +10,9 @@ import numpy as np
 
 from minivitpose.kernels.crew import first_task, next_task, wait
 from minivitpose.kernels.fused.attention import KEYS, mix, softmax_row, transpose_keys
+from minivitpose.kernels.gradients import attention_in_blocks as in_blocks
 from minivitpose.kernels.gradients.tiles import tile_transposed, tile_transposed_1, tile_transposed_2
+from minivitpose.kernels.jit import by_type, holds
 from minivitpose.kernels.micro_kernel import COLUMNS, ROWS, tile_product
 from minivitpose.kernels.simd import LANES, fma, load, splat, store, sum_lanes
 
@@ -78,16 +80,22 @@ def attend_backward(qkv, grad, row0, rows, tokens, head, heads, d, scale, keys, 
 
 
 @numba.njit
-def attention_backward(counters, step, qkv, grad, crops, tokens, heads, d, scale, keys, pattern, grad_scores, out):
-    """qkv (crops R, >= 3 heads d), grad (crops R, >= heads d) -> out as qkv, where R is tokens rounded up to ROWS.
-
-    Rows behind a crop's tokens get 0. keys (2 panels d, COLUMNS), pattern and grad_scores (R, panels COLUMNS + ROWS)
-    are the thread's own.
-    """
-    rows = qkv.shape[0] // crops
+def attention_backward_on_vectors(counters, step, qkv, grad, crops, tokens, heads, d, scale, keys, squares, out):
+    rows, pattern, grad_scores = qkv.shape[0] // crops, squares[0], squares[1]
     task = first_task(counters, step)
     while task < crops * heads:
         row0, head = task // heads * rows, task % heads
         attend_backward(qkv, grad, row0, rows, tokens, head, heads, d, scale, keys, pattern, grad_scores, out)
         task = next_task(counters, step)
     wait(counters, step, crops * heads)
+
+
+@by_type
+def attention_backward(counters, step, qkv, grad, crops, tokens, heads, d, scale, keys, squares, out):
+    """qkv (crops R, >= 3 heads d), grad (crops R, >= heads d) -> out as qkv, where R is tokens rounded up to ROWS.
+
+    Rows behind a crop's tokens get 0. keys (2 panels d, COLUMNS) and squares (2, R, panels COLUMNS + LANES) are the
+    thread's own. On the matrix unit, where qkv holds bfloat16, keys is (rows_of_pairs, COLUMNS) uint32, and a third
+    square is needed.
+    """
+    return in_blocks.attention_backward if holds(qkv, np.uint16) else attention_backward_on_vectors

@@ -10,7 +10,7 @@ from collections import namedtuple
 import numba
 import numpy as np
 
-from minivitpose.kernels.fused.attention import attention, prepare_keys
+from minivitpose.kernels.fused.attention_by_type import attention, prepare_keys
 from minivitpose.kernels.fused.forward import watch_sources
 from minivitpose.kernels.fused.norm import layer_norm
 from minivitpose.kernels.fused.patches import gather_patches
@@ -34,7 +34,7 @@ from minivitpose.kernels.gradients.rows import (
     loss_rows,
     scale_add,
 )
-from minivitpose.kernels.gradients.weights import column_sums, pack_backward, pack_forward, weight_gradient
+from minivitpose.kernels.gradients.weights import column_sums, depth, pack_backward, pack_forward, weight_gradient
 from minivitpose.kernels.micro_kernel import COLUMNS
 
 Linear = namedtuple("Linear", "weight bias")  # (N, K) as in the checkpoint and (1, N rounded up to LANES)
@@ -45,14 +45,14 @@ Sizes = namedtuple("Sizes", "crops chunk rows tokens channels hidden heads d sca
 Patches = namedtuple("Patches", "height width patch stride padding")
 Map = namedtuple("Map", "y norm grad height width channels chunk")  # a deconv's result; chunk: crops at a time
 Buffers = namedtuple(
-    "Buffers", "y narrow drop wide act pixels stamps heat panels zeros partials sums keys scores work head_keys square"
+    "Buffers", "y narrow drop wide act pixels stamps heat panels zeros partials sums keys scores work head_keys squares"
 )
 
 
 @numba.njit
 def linear(counters, step, threads, x, weight, bias, panels, base, y, after, sums):
     """y = after(x @ weight^T + bias), with the weight packed by pack_forward."""
-    panels = panels[: -(-weight.shape[0] // COLUMNS) * weight.shape[1]]
+    panels = panels[: -(-weight.shape[0] // COLUMNS) * depth(panels, weight.shape[1])]
     product(counters, step, threads, x, panels, bias, base, y, after, sums)
 
 
@@ -60,7 +60,7 @@ def linear(counters, step, threads, x, weight, bias, panels, base, y, after, sum
 def linear_grad(counters, step, threads, grad, weight, panels, zeros, y, sums):
     """y = grad @ weight, with the weight packed by pack_backward."""
     n, k = weight.shape
-    panels = panels[: -(-k // COLUMNS) * n]
+    panels = panels[: -(-k // COLUMNS) * depth(panels, n)]
     product(counters, step, threads, grad, panels, zeros[:k].reshape(1, k), y, y, STORE, sums)
 
 
@@ -91,7 +91,7 @@ def embed_backward(counters, t, threads, images, grad, g, p, s, b):
             counters, step, images[first:last], p.patch, p.stride, p.padding, p.height, p.width, s.rows, pixels
         )
         weight_gradient(counters, step + 1, threads, dy, pixels, first > 0, g.weight, b.work[t])
-        column_sums(counters, step + 2, dy, g.bias, b.work[t])
+        column_sums(counters, step + 2, dy, g.bias, b.sums[t])
         step += 3
 
 
@@ -148,10 +148,10 @@ def block_backward(counters, t, threads, w, k, drops, grad, g, s, b):
         linear_grad(counters, step + 1, threads, branch, w.fc2.weight, b.panels[3], b.zeros, wide, sums)
         gelu_backward(counters, step + 2, hidden, s.hidden, wide, act)
         weight_gradient(counters, step + 3, threads, branch, act, add, g.fc2.weight, work)
-        column_sums(counters, step + 4, branch, g.fc2.bias, work)
+        column_sums(counters, step + 4, branch, g.fc2.bias, sums)
         layer_norm(counters, step + 5, mid, w.norm2[0:1], w.norm2[1:2], s.eps, C, -np.inf, y)
         weight_gradient(counters, step + 6, threads, wide, y, add, g.fc1.weight, work)
-        column_sums(counters, step + 7, wide, g.fc1.bias, work)
+        column_sums(counters, step + 7, wide, g.fc1.bias, sums)
         linear_grad(counters, step + 8, threads, wide, w.fc1.weight, b.panels[2], b.zeros, narrow, sums)
         layer_norm_backward(counters, step + 9, mid, narrow, w.norm2, s.eps, C, dx, b.partials)
         add_partials(counters, step + 10, b.partials, tasks, g.norm2)
@@ -160,14 +160,14 @@ def block_backward(counters, t, threads, w, k, drops, grad, g, s, b):
             scale_add(counters, step + 11, dx, drops[0, first:last], none, C, branch)
         linear_grad(counters, step + 12, threads, branch, w.proj.weight, b.panels[1], b.zeros, narrow, sums)
         weight_gradient(counters, step + 13, threads, branch, z, add, g.proj.weight, work)
-        column_sums(counters, step + 14, branch, g.proj.bias, work)
+        column_sums(counters, step + 14, branch, g.proj.bias, sums)
         attention_backward(
             counters, step + 15, qkv, narrow, crops, s.tokens, s.heads, s.d, s.scale,
-            b.head_keys[t], b.square[0, t], b.square[1, t], wide,
+            b.head_keys[t], b.squares[t], wide,
         )  # fmt: skip
         layer_norm(counters, step + 16, x, w.norm1[0:1], w.norm1[1:2], s.eps, C, -np.inf, y)
         weight_gradient(counters, step + 17, threads, wide, y, add, g.qkv.weight, work)
-        column_sums(counters, step + 18, wide, g.qkv.bias, work)
+        column_sums(counters, step + 18, wide, g.qkv.bias, sums)
         linear_grad(counters, step + 19, threads, wide, w.qkv.weight, b.panels[0], b.zeros, narrow, sums)
         layer_norm_backward(counters, step + 20, x, narrow, w.norm1, s.eps, C, dx, b.partials)
         add_partials(counters, step + 21, b.partials, tasks, g.norm1)
@@ -253,7 +253,7 @@ def final_and_loss(counters, t, threads, w, m, targets, target_weight, losses, g
             counters, step + 2, heat, targets[first:last], target_weight[first:last], targets.size, losses[first:last]
         )
         weight_gradient(counters, step + 3, threads, heat, u, first > 0, g.weight, b.work[t])
-        column_sums(counters, step + 4, heat, g.bias, b.work[t])
+        column_sums(counters, step + 4, heat, g.bias, b.sums[t])
         linear_grad(counters, step + 5, threads, heat, w.weight, b.panels[1], b.zeros, grad, b.sums[t])
         relu_backward(counters, step + 6, y, m.norm, m.channels, grad, b.partials)
         add_partials(counters, step + 7, b.partials, -(-(r1 - r0) // TASK), of_norm)

@@ -9,17 +9,19 @@ import numpy as np
 
 from minivitpose.kernels.crew import cuts, first_task, next_task, wait
 from minivitpose.kernels.gemm import BLOCK
+from minivitpose.kernels.gradients import weights_in_pairs as in_pairs
 from minivitpose.kernels.gradients.tiles import tile_transposed, tile_transposed_2
+from minivitpose.kernels.jit import by_type, holds
 from minivitpose.kernels.micro_kernel import COLUMNS, ROWS
+from minivitpose.kernels.pairs import has_pairs
 from minivitpose.kernels.simd import LANES, load, splat, store, transpose
 
 TALL = 32  # tiles that pass over a block of x together: their sums, 48 KiB, stay in the second-level cache
-WORK = BLOCK + TALL * ROWS  # rows of a thread's workspace: a block of x and the sums
+WORK = max(BLOCK + TALL * ROWS, in_pairs.WORK)  # rows of a thread's workspace: a block of x and the sums
 
 
 @numba.njit
-def pack_forward(counters, step, weight, panels):
-    """weight (N, K) -> panels (P K, COLUMNS) for x @ weight^T, as gemm.pack. K a multiple of LANES."""
+def pack_forward_floats(counters, step, weight, panels):
     N, K = weight.shape
     tasks = -(-N // COLUMNS)
     task = first_task(counters, step)
@@ -37,9 +39,14 @@ def pack_forward(counters, step, weight, panels):
     wait(counters, step, tasks)
 
 
+@by_type
+def pack_forward(counters, step, weight, panels):
+    """weight (N, K) -> panels (P depth, COLUMNS) for x @ weight^T, as gemm.pack. K a multiple of LANES."""
+    return in_pairs.pack_forward if holds(panels, np.uint32) else pack_forward_floats
+
+
 @numba.njit
-def pack_backward(counters, step, weight, panels):
-    """weight (N, K) -> panels (P N, COLUMNS) for grad @ weight. K a multiple of LANES."""
+def pack_backward_floats(counters, step, weight, panels):
     N, K = weight.shape
     tasks = -(-K // COLUMNS)
     task = first_task(counters, step)
@@ -52,32 +59,40 @@ def pack_backward(counters, step, weight, panels):
     wait(counters, step, tasks)
 
 
+@by_type
+def pack_backward(counters, step, weight, panels):
+    """weight (N, K) -> panels (P depth, COLUMNS) for grad @ weight. K a multiple of LANES."""
+    return in_pairs.pack_backward if holds(panels, np.uint32) else pack_backward_floats
+
+
 @numba.njit
-def column_sums(counters, step, x, sums, work):
-    """sums (n,) float64 += the sums of the first n columns of x (M, >= n rounded up to COLUMNS)."""
-    (n,), M = sums.shape, x.shape[0]
+def depth(panels, k):
+    """Rows of a panel for k numbers: as many, or what their pairs take."""
+    return in_pairs.pairs_for(k) if has_pairs(panels) else k
+
+
+@numba.njit
+def column_sums(counters, step, x, total, sums):
+    """total (n,) float64 += the sums of the first n columns of x (M, >= n rounded up to COLUMNS), by way of sums."""
+    (n,), M = total.shape, x.shape[0]
     tasks = -(-n // COLUMNS)
     task = first_task(counters, step)
     while task < tasks:
         first = task * COLUMNS
         for m0 in range(0, M, BLOCK):
             for j in range(0, COLUMNS, LANES):
-                total = splat(np.float32(0))
+                part = splat(np.float32(0))
                 for m in range(m0, min(m0 + BLOCK, M)):
-                    total = total + load(x, m, first + j)
-                store(work, 0, j, total)
+                    part = part + load(x, m, first + j)
+                store(sums, 0, j, part)
             for j in range(min(COLUMNS, n - first)):
-                sums[first + j] += np.float64(work[0, j])
+                total[first + j] += np.float64(sums[0, j])
         task = next_task(counters, step)
     wait(counters, step, tasks)
 
 
 @numba.njit
-def weight_gradient(counters, step, threads, grad, x, add, weight, work):
-    """weight (N, K) = grad^T x, or += if ``add``.
-
-    grad (M, >= N), x (M, >= K), K a multiple of LANES; work (WORK, COLUMNS) the thread's own.
-    """
+def weight_gradient_floats(counters, step, threads, grad, x, add, weight, work):
     (N, K), M = weight.shape, grad.shape[0]
     count, tiles = -(-K // COLUMNS), -(-N // ROWS)
     parts = cuts(count, tiles, TALL, threads)
@@ -96,9 +111,16 @@ def weight_gradient(counters, step, threads, grad, x, add, weight, work):
                     tile_transposed(work, BLOCK + i - row0, 0, grad, m0, i, work, 0, 0, rows, m0 > 0)
                 else:
                     tile_transposed_2(work, BLOCK + i - row0, 0, grad, m0, i, work, 0, 0, rows, m0 > 0)
-        for i in range(row0, min(row1, N)):
-            for j in range(0, columns, LANES):
-                v = load(work, BLOCK + i - row0, j)
-                store(weight, i, p * COLUMNS + j, load(weight, i, p * COLUMNS + j) + v if add else v)
+        in_pairs.write(work, BLOCK - row0, row0, min(row1, N), columns, add, weight, p * COLUMNS)
         task = next_task(counters, step)
     wait(counters, step, count * parts)
+
+
+@by_type
+def weight_gradient(counters, step, threads, grad, x, add, weight, work):
+    """weight (N, K) = grad^T x, or += if ``add``.
+
+    grad (M, >= N), x (M, >= K), K a multiple of LANES; work (WORK, COLUMNS) the thread's own: float32, or uint32
+    for products in bfloat16.
+    """
+    return in_pairs.weight_gradient if holds(work, np.uint32) else weight_gradient_floats

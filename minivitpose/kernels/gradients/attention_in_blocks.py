@@ -1,0 +1,113 @@
+"""attention.py of this folder on the matrix unit: products of bfloat16; softmax and its derivative stay in float32.
+
+As in fused.attention_in_blocks tokens and the channels of a head come in whole blocks. Matrices of tokens x tokens
+become bfloat16 in place, each row in the front half of its floats.
+"""
+
+import numba
+import numpy as np
+
+from minivitpose.kernels.amx import SIDE, block_product, close_registers, open_registers
+from minivitpose.kernels.crew import first_task, next_task, wait
+from minivitpose.kernels.fused.attention import softmax_row
+from minivitpose.kernels.micro_kernel import COLUMNS
+from minivitpose.kernels.pairs import pair_columns, pair_rows
+from minivitpose.kernels.simd import LANES, fma, load, splat, store, sum_lanes, transpose
+
+
+@numba.njit
+def rows_of_pairs(tokens, d):
+    """Of what attend_backward keeps: k^T and v^T, then k, q and the gradient of z."""
+    return 2 * -(-tokens // COLUMNS) * (d // 2) + 3 * -(-d // COLUMNS) * (tokens // 2)
+
+
+@numba.njit
+def columns_in_pairs(x, row0, tokens, column, d, pairs, at):
+    """These d columns of x, transposed, as the second factor of a product, from row ``at`` on; -> where they end."""
+    for n in range(0, tokens, LANES):
+        for j in range(0, d, 2 * LANES):
+            pair_columns(pairs, at + n // COLUMNS * (d // 2) + j // 2, n % COLUMNS, x, row0 + n, column + j)
+    return at + -(-tokens // COLUMNS) * (d // 2)
+
+
+@numba.njit
+def rows_in_pairs(x, row0, tokens, column, d, pairs, at):
+    """The same columns as the second factor itself."""
+    for n in range(tokens // 2):
+        for j in range(0, d, LANES):
+            pair_rows(pairs, at + j // COLUMNS * (tokens // 2) + n, j % COLUMNS, x, row0 + 2 * n, column + j)
+    return at + -(-d // COLUMNS) * (tokens // 2)
+
+
+@numba.njit
+def multiply(c, row0, column, a, a_row0, a_column, pairs, at, rows, columns, k):
+    """c[row0 .., column ..] = rows x columns of a @ the pairs from row ``at`` on; k pairs to sum over."""
+    for j in range(0, columns, SIDE):
+        panel = at + j // COLUMNS * k
+        for i in range(0, rows, SIDE):
+            block_product(c, row0 + i, column + j, a, a_row0 + i, a_column, pairs, panel, j % COLUMNS, k, at, False)
+
+
+@numba.njit(error_model="numpy")
+def softmax_backward_row(pattern, grad, i, tokens, inverse, scale, rounded, rounded_grad):
+    """As in attention.py; both results rounded."""
+    s, total = splat(inverse), splat(np.float32(0))
+    for j in range(0, tokens, LANES):
+        p = load(pattern, i, j) * s
+        store(pattern, i, j, p)
+        total = fma(p, load(grad, i, j), total)
+    inner, factor = splat(sum_lanes(total)), splat(np.float32(scale))
+    for j in range(0, tokens, LANES):
+        p = load(pattern, i, j)
+        store(rounded_grad, i, j, (load(grad, i, j) - inner) * p * factor)
+        store(rounded, i, j, p)
+
+
+@numba.njit
+def turn(x, tokens, y):
+    """y = x^T, tokens x tokens of bfloat16."""
+    for i in range(0, tokens, LANES):
+        for j in range(0, tokens, LANES):
+            transpose(y, j, i, x, i, j)
+
+
+@numba.njit
+def attend_backward(qkv, grad, row0, tokens, head, heads, d, scale, pairs, pattern, grad_scores, turned, out):
+    """One head; its crop's rows begin at row0. grad (M, >= heads d) -> out (M, >= 3 heads d), as qkv."""
+    q, k, v = head * d, (heads + head) * d, (2 * heads + head) * d
+    of_v = columns_in_pairs(qkv, row0, tokens, k, d, pairs, 0)
+    of_k = columns_in_pairs(qkv, row0, tokens, v, d, pairs, of_v)
+    of_q = rows_in_pairs(qkv, row0, tokens, k, d, pairs, of_k)
+    of_g = rows_in_pairs(qkv, row0, tokens, q, d, pairs, of_q)
+    rows_in_pairs(grad, row0, tokens, q, d, pairs, of_g)
+    for i in range(tokens):
+        for j in range(0, d, LANES):
+            store(turned, i, j, load(grad, row0 + i, q + j))
+    multiply(pattern, 0, 0, qkv, row0, q // 2, pairs, 0, tokens, tokens, d // 2)
+    multiply(grad_scores, 0, 0, turned, 0, 0, pairs, of_v, tokens, tokens, d // 2)
+    rounded, rounded_grad = pattern.view(np.uint16), grad_scores.view(np.uint16)
+    for i in range(tokens):
+        inverse = softmax_row(pattern, i, tokens, scale, pattern)
+        softmax_backward_row(pattern, grad_scores, i, tokens, inverse, scale, rounded, rounded_grad)
+    multiply(out, row0, q, rounded_grad, 0, 0, pairs, of_k, tokens, d, tokens // 2)
+    turn(rounded_grad, tokens, turned)
+    multiply(out, row0, k, turned, 0, 0, pairs, of_q, tokens, d, tokens // 2)
+    turn(rounded, tokens, turned)
+    multiply(out, row0, v, turned, 0, 0, pairs, of_g, tokens, d, tokens // 2)
+
+
+@numba.njit
+def attention_backward(counters, step, qkv, grad, crops, tokens, heads, d, scale, pairs, squares, out):
+    rows = qkv.shape[0] // crops
+    pattern, grad_scores, turned = squares[0], squares[1], squares[2].view(np.uint16)
+    task = first_task(counters, step)
+    while task < crops * heads:
+        row0, head = task // heads * rows, task % heads
+        open_registers()
+        attend_backward(qkv, grad, row0, tokens, head, heads, d, scale, pairs, pattern, grad_scores, turned, out)
+        close_registers()
+        for i in range(row0 + tokens, row0 + rows):
+            for part in range(3):
+                out[i, (part * heads + head) * d : (part * heads + head + 1) * d] = 0
+        task = next_task(counters, step)
+    wait(counters, step, crops * heads)
