@@ -219,7 +219,7 @@ def test_attention_backward(tokens, heads, d):
     x, grad = 2 * draw(crops * R, 3 * heads * d), draw(crops * R, heads * d, seed=1)
     qkv, out = laid_out(x), laid_out(np.full_like(x, np.nan), np.float32)
     pairs = aligned(rows_of_pairs(tokens, d), COLUMNS, dtype=np.uint32)
-    squares = aligned(3, R, -(-tokens // COLUMNS) * COLUMNS + LANES)
+    squares = aligned(2, max(R, 3 * SIDE), -(-tokens // COLUMNS) * COLUMNS + LANES)
     arguments = qkv, laid_out(grad, np.float32), crops, tokens, heads, d, scale, pairs, squares, out
     attention_backward(crew.new_counters(1), 0, *arguments)
 

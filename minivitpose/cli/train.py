@@ -10,7 +10,7 @@ from minivitpose.files import alone_in, write_text
 EXAMPLE = "minivitpose train --config docs/mini.toml --out runs/mini --minutes 170"
 SHOWN = ("loss", "accuracy", "validation_accuracy")
 CHANGES = ("weights", "annotations", "images", "validation", "validation_images", "keypoints", "dataset")
-CHANGES += ("steps", "batch", "rate", "seed")
+CHANGES += ("steps", "batch", "rate", "precision", "seed")
 
 
 def add(command):
@@ -28,6 +28,7 @@ def add(command):
     p.add_argument("--steps", type=int, metavar="N", help="batches to learn from")
     p.add_argument("--batch", type=int, metavar="N", help="crops a step")
     p.add_argument("--rate", type=float, metavar="R", help="the learning rate at its highest")
+    p.add_argument("--precision", choices=("float32", "bf16"), help="of products: float32 (default), or bf16, faster")
     p.add_argument("--seed", type=int, metavar="N")
     p.add_argument("--minutes", type=minutes, metavar="M", help="stop after so long; the same command goes on")
     p.add_argument("--engine", choices=("fast", "numpy"), default="fast", help="fast (default) or numpy, the textbook")

@@ -87,9 +87,14 @@ class Workspace:
         self.x = [buffer(M, c.embed_dim) for _ in range(c.depth + 1)]
         self.kept = [
             Kept(
-                before, buffer(M, 3 * inner, blocks), buffer(M, inner), buffer(M, c.embed_dim), buffer(M, c.mlp_dim), x
+                x=before,
+                qkv=buffer(M, 3 * inner, blocks),
+                z=buffer(M, inner, half),
+                mid=buffer(M, c.embed_dim),
+                hidden=buffer(M, c.mlp_dim, half),
+                out=after,
             )
-            for before, x in zip(self.x[:-1], self.x[1:], strict=True)
+            for before, after in zip(self.x[:-1], self.x[1:], strict=True)
         ]
         self.grad, self.pos = buffer(M, c.embed_dim), buffer(chunk * rows, c.embed_dim)
         filters = c.deconv_filters if has_fast_head(c) else ()
@@ -111,13 +116,13 @@ class Workspace:
         head_keys = rows_of_pairs(s.tokens, c.head_dim) if blocks else 2 * panels * c.head_dim
         levels = [most, *(m.chunk * chunks(1, m.height * m.width)[0] for m in self.maps), heat]  # rows of a chunk
         return Buffers(
-            y=buffer(max(levels), max(c.embed_dim, F)),
+            y=buffer(max(levels), max(c.embed_dim, F), half),
             narrow=buffer(max(levels), max(c.embed_dim, inner)),
             drop=buffer(most, c.embed_dim),
             wide=buffer(most, max(3 * inner, c.mlp_dim)),
-            act=buffer(most, c.mlp_dim),
+            act=buffer(most, c.mlp_dim, half),
             pixels=buffer(most, 3 * c.patch_size[0] ** 2),
-            stamps=buffer(max(levels[:-1]) + 1, 16 * F),
+            stamps=buffer(max(levels[:-1]) + 1, 16 * F, half),
             heat=buffer(heat, c.num_keypoints),
             panels=aligned(4, deep * round_up(widest, COLUMNS) // COLUMNS, COLUMNS, dtype=kind),
             zeros=aligned(round_up(widest, COLUMNS)),
@@ -127,7 +132,7 @@ class Workspace:
             scores=aligned(threads, max(BLOCK_ROWS, SIDE), panels * COLUMNS + c.head_dim + LANES),
             work=aligned(threads, WORK, COLUMNS, dtype=kind),
             head_keys=aligned(threads, head_keys, COLUMNS, dtype=np.uint32 if blocks else np.float32),
-            squares=aligned(threads, 3 if blocks else 2, s.rows, panels * COLUMNS + LANES),
+            squares=aligned(threads, 2, max(s.rows, 3 * SIDE), panels * COLUMNS + LANES),
         )
 
     def go(self, walk, *arguments):

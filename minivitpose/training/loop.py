@@ -88,7 +88,8 @@ class Training:
         engine = "numba" if self.engine == "fast" else self.engine  # the same step, and no weights packed for nothing
         model = ViTPose(self.params, self.config, engine)
         rng = np.random.default_rng((s.seed, self.step))
-        loss, gradients, statistics = loss_and_gradients(model, images, targets, weight, drop_path=s.drop_path, rng=rng)
+        options = {"drop_path": s.drop_path, "rng": rng, "precision": s.precision}
+        loss, gradients, statistics = loss_and_gradients(model, images, targets, weight, **options)
         gradients = {name: g for name, g in flatten(gradients).items() if name in self.optimiser.params}
         norm = clip(gradients, s.clip)
         if not np.isfinite(loss) or not np.isfinite(norm):

@@ -5,7 +5,11 @@ from dataclasses import asdict, dataclass, fields
 
 from minivitpose.config import VARIANTS, Config, variant_config
 
-CHOICES = {"optimiser": ("adamw", "muon"), "schedule": ("cosine", "step", "constant")}
+CHOICES = {
+    "optimiser": ("adamw", "muon"),
+    "schedule": ("cosine", "step", "constant"),
+    "precision": ("float32", "bf16"),
+}
 
 
 class SettingsError(ValueError):
@@ -18,12 +22,12 @@ class Settings:
 
     weights: any checkpoint to start from, or empty for a new model of the sizes below it. keypoints: 0 keeps those of
     the checkpoint; another number makes a new last layer. frozen: beginnings of the names of parameters that stay.
-    annotations: a COCO file, and images the folder of its pictures; empty: the mannequin world, whose scenes never
-    end, and each of which serves ``reuse`` times, cut in other ways. validation: a COCO file of people who are not
-    learnt from, and validation_images their folder, if it is another. rate: the learning rate at its highest; the
-    optimiser "muon" takes ``matrix_rate`` times as much for hidden matrices. average: the share of the old that the
-    averaged weights keep at each step; 0 for none. flip, half_body: shares of crops; rotation: degrees; scale, colour:
-    how far at most, as a share.
+    annotations: a COCO file, and images the folder of its pictures; empty: the mannequin world, whose scenes never end,
+    and each of which serves ``reuse`` times, cut in other ways. validation: a COCO file of people who are not learnt
+    from, and validation_images their folder, if it is another. rate: the learning rate at its highest; the optimiser
+    "muon" takes ``matrix_rate`` times as much for hidden matrices. average: the share of the old that the averaged
+    weights keep at each step; 0 for none. precision: "bf16" multiplies in bfloat16, on CPUs that can. flip, half_body:
+    shares of crops; rotation: degrees; scale, colour: how far at most, as a share.
     """
 
     weights: str = ""
@@ -61,6 +65,7 @@ class Settings:
     clip: float = 1.0
     drop_path: float = 0.0
     average: float = 0.0
+    precision: str = "float32"
     seed: int = 0
 
     validate_every: int = 1000

@@ -95,7 +95,7 @@ def attention_backward(counters, step, qkv, grad, crops, tokens, heads, d, scale
     """qkv (crops R, >= 3 heads d), grad (crops R, >= heads d) -> out as qkv, where R is tokens rounded up to ROWS.
 
     Rows behind a crop's tokens get 0. keys (2 panels d, COLUMNS) and squares (2, R, panels COLUMNS + LANES) are the
-    thread's own. On the matrix unit, where qkv holds bfloat16, keys is (rows_of_pairs, COLUMNS) uint32, and a third
-    square is needed.
+    thread's own. On the matrix unit, where qkv holds bfloat16, keys is (rows_of_pairs, COLUMNS) uint32, and squares has
+    3 SIDE rows at least.
     """
     return in_blocks.attention_backward if holds(qkv, np.uint16) else attention_backward_on_vectors

@@ -64,47 +64,52 @@ def softmax_backward_row(pattern, grad, i, tokens, inverse, scale, rounded, roun
 
 
 @numba.njit
-def turn(x, tokens, y):
-    """y = x^T, tokens x tokens of bfloat16."""
-    for i in range(0, tokens, LANES):
+def turn(x, tokens, y, i0, column):
+    """y[j, column + i0 + i] = x[i, j] for SIDE rows of x, bfloat16."""
+    for i in range(0, SIDE, LANES):
         for j in range(0, tokens, LANES):
-            transpose(y, j, i, x, i, j)
+            transpose(y, j, column + i0 + i, x, i, j)
 
 
 @numba.njit
-def attend_backward(qkv, grad, row0, tokens, head, heads, d, scale, pairs, pattern, grad_scores, turned, out):
-    """One head; its crop's rows begin at row0. grad (M, >= heads d) -> out (M, >= 3 heads d), as qkv."""
+def attend_backward(qkv, grad, row0, tokens, head, heads, d, scale, pairs, own, turned, out):
+    """One head; its crop's rows begin at row0. grad (M, >= heads d) -> out (M, >= 3 heads d), as qkv.
+
+    own (3 SIDE, >= tokens) keeps SIDE rows of the pattern, of its gradient and of grad; turned (tokens, >= 2 tokens)
+    uint16 the transposed gradient of the scores and, behind it, the transposed pattern.
+    """
     q, k, v = head * d, (heads + head) * d, (2 * heads + head) * d
     of_v = columns_in_pairs(qkv, row0, tokens, k, d, pairs, 0)
     of_k = columns_in_pairs(qkv, row0, tokens, v, d, pairs, of_v)
     of_q = rows_in_pairs(qkv, row0, tokens, k, d, pairs, of_k)
     of_g = rows_in_pairs(qkv, row0, tokens, q, d, pairs, of_q)
     rows_in_pairs(grad, row0, tokens, q, d, pairs, of_g)
-    for i in range(tokens):
-        for j in range(0, d, LANES):
-            store(turned, i, j, load(grad, row0 + i, q + j))
-    multiply(pattern, 0, 0, qkv, row0, q // 2, pairs, 0, tokens, tokens, d // 2)
-    multiply(grad_scores, 0, 0, turned, 0, 0, pairs, of_v, tokens, tokens, d // 2)
-    rounded, rounded_grad = pattern.view(np.uint16), grad_scores.view(np.uint16)
-    for i in range(tokens):
-        inverse = softmax_row(pattern, i, tokens, scale, pattern)
-        softmax_backward_row(pattern, grad_scores, i, tokens, inverse, scale, rounded, rounded_grad)
-    multiply(out, row0, q, rounded_grad, 0, 0, pairs, of_k, tokens, d, tokens // 2)
-    turn(rounded_grad, tokens, turned)
+    pattern, grad_scores, g = own[:SIDE], own[SIDE : 2 * SIDE], own[2 * SIDE : 3 * SIDE].view(np.uint16)
+    rounded, rounded_grad, behind = pattern.view(np.uint16), grad_scores.view(np.uint16), own.shape[1]
+    for i0 in range(0, tokens, SIDE):
+        for i in range(SIDE):
+            for j in range(0, d, LANES):
+                store(g, i, j, load(grad, row0 + i0 + i, q + j))
+        multiply(pattern, 0, 0, qkv, row0 + i0, q // 2, pairs, 0, SIDE, tokens, d // 2)
+        multiply(grad_scores, 0, 0, g, 0, 0, pairs, of_v, SIDE, tokens, d // 2)
+        for i in range(SIDE):
+            inverse = softmax_row(pattern, i, tokens, scale, pattern)
+            softmax_backward_row(pattern, grad_scores, i, tokens, inverse, scale, rounded, rounded_grad)
+        multiply(out, row0 + i0, q, rounded_grad, 0, 0, pairs, of_k, SIDE, d, tokens // 2)
+        turn(rounded_grad, tokens, turned, i0, 0)
+        turn(rounded, tokens, turned, i0, behind)
     multiply(out, row0, k, turned, 0, 0, pairs, of_q, tokens, d, tokens // 2)
-    turn(rounded, tokens, turned)
-    multiply(out, row0, v, turned, 0, 0, pairs, of_g, tokens, d, tokens // 2)
+    multiply(out, row0, v, turned, 0, behind // 2, pairs, of_g, tokens, d, tokens // 2)
 
 
 @numba.njit
 def attention_backward(counters, step, qkv, grad, crops, tokens, heads, d, scale, pairs, squares, out):
-    rows = qkv.shape[0] // crops
-    pattern, grad_scores, turned = squares[0], squares[1], squares[2].view(np.uint16)
+    rows, own, turned = qkv.shape[0] // crops, squares[0], squares[1].view(np.uint16)
     task = first_task(counters, step)
     while task < crops * heads:
         row0, head = task // heads * rows, task % heads
         open_registers()
-        attend_backward(qkv, grad, row0, tokens, head, heads, d, scale, pairs, pattern, grad_scores, turned, out)
+        attend_backward(qkv, grad, row0, tokens, head, heads, d, scale, pairs, own, turned, out)
         close_registers()
         for i in range(row0 + tokens, row0 + rows):
             for part in range(3):
