@@ -1,6 +1,7 @@
 """How long a training step takes, forwards and backwards, beside PyTorch eager on this machine.
 
     python docs/measure_training.py mini 16 S 16            # variant, batch, variant, batch, ...
+    python docs/measure_training.py --bf16 mini 16 S 16     # products in bfloat16: here, and by PyTorch's autocast
 
 Each engine runs in processes of its own, in turn, so that neither meets the other's threads and both meet the same
 neighbours. Printed: the fastest and the median step of each over all rounds, and ours as a part of PyTorch's.
@@ -25,7 +26,7 @@ def batch_of(n):
     return images, targets, np.ones((n, KEYPOINTS), np.float32)
 
 
-def ours(variant, batch):
+def ours(variant, batch, precision):
     import numba
 
     from minivitpose import load
@@ -36,10 +37,10 @@ def ours(variant, batch):
     numba.set_num_threads(THREADS)
     model = load(random_state_dict(parameter_shapes(variant_config(variant))), "numba")
     arrays = batch_of(batch)
-    return lambda: loss_and_gradients(model, *arrays)
+    return lambda: loss_and_gradients(model, *arrays, precision=precision)
 
 
-def pytorch(variant, batch):
+def pytorch(variant, batch, precision):
     import torch
 
     from minivitpose import reference
@@ -51,14 +52,16 @@ def pytorch(variant, batch):
 
     def step():
         module.zero_grad(set_to_none=True)
-        (((module(images) - targets) * weight[:, :, None, None]) ** 2).mean().backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            heatmaps = module(images)
+        (((heatmaps.float() - targets) * weight[:, :, None, None]) ** 2).mean().backward()
 
     return step
 
 
-def child(engine, variant, batch):
+def child(engine, variant, batch, precision):
     """Prints the seconds of STEPS steps after two that warm up, and the most memory that the process held, in GB."""
-    step = {"ours": ours, "pytorch": pytorch}[engine](variant, int(batch))
+    step = {"ours": ours, "pytorch": pytorch}[engine](variant, int(batch), precision)
     step(), step()
     seconds = []
     for _ in range(STEPS):
@@ -68,11 +71,11 @@ def child(engine, variant, batch):
     print(json.dumps([seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6]))
 
 
-def measure(variant, batch):
+def measure(variant, batch, precision):
     seconds, memory = {"ours": [], "pytorch": []}, {}
     for _ in range(ROUNDS):
         for engine in seconds:
-            command = [sys.executable, __file__, "--child", engine, variant, batch]
+            command = [sys.executable, __file__, "--child", engine, variant, batch, precision]
             found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
             seconds[engine] += found[0]
             memory[engine] = found[1]
@@ -80,7 +83,7 @@ def measure(variant, batch):
     median = {engine: float(np.median(times)) for engine, times in seconds.items()}
     for engine in seconds:
         times = f"fastest {fastest[engine]:.3f} s, median {median[engine]:.3f} s"
-        print(f"{variant}, batch {batch}, {engine:8}: {times}, {memory[engine]:.2f} GB")
+        print(f"{variant}, batch {batch}, {precision}, {engine:8}: {times}, {memory[engine]:.2f} GB")
     ratios = (of["ours"] / of["pytorch"] for of in (fastest, median))
     print("ours / PyTorch: fastest {:.2f}, median {:.2f}".format(*ratios), flush=True)
 
@@ -89,6 +92,6 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--child"]:
         child(*sys.argv[2:])
     else:
-        arguments = sys.argv[1:] or ["mini", "16", "S", "16"]
-        for pair in zip(arguments[::2], arguments[1::2], strict=True):
-            measure(*pair)
+        arguments = [word for word in sys.argv[1:] if word != "--bf16"] or ["mini", "16", "S", "16"]
+        for variant, batch in zip(arguments[::2], arguments[1::2], strict=True):
+            measure(variant, batch, "bf16" if "--bf16" in sys.argv else "float32")
