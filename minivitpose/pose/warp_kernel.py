@@ -19,19 +19,33 @@ def warp_each(image, matrix, hard, pixels):
         for u in range(pixels.shape[1]):
             x = matrix[0, 2] + matrix[0, 1] * v + matrix[0, 0] * u
             y = matrix[1, 2] + matrix[1, 1] * v + matrix[1, 0] * u
-            outside = x <= -1 or y <= -1 or x >= width or y >= height
-            if outside or (hard and (x < 0 or y < 0 or x > width - 1 or y > height - 1)):
+            if 0 <= x < width - 1 and 0 <= y < height - 1:  # nearly all: all four are there
+                i, j = int(y), int(x)
+                mix(image, i, i + 1, j, j + 1, 1 - (y - i), y - i, 1 - (x - j), x - j, pixels, v, u)
+            elif x <= -1 or y <= -1 or x >= width or y >= height or (hard and beyond(x, y, width, height)):
                 pixels[v, u] = 0
-                continue
-            above, over = math.floor(y), math.floor(x)
-            i, ii = max(above, 0), min(above + 1, height - 1)  # a neighbour beyond the border: weight 0
-            upper, lower = (1 - (y - above) if above >= 0 else 0), (y - above if above + 1 < height else 0)
-            j, jj = max(over, 0), min(over + 1, width - 1)
-            near, far = (1 - (x - over) if over >= 0 else 0), (x - over if over + 1 < width else 0)
-            for c in range(3):
-                mean = image[i, j, c] * upper * near + image[i, jj, c] * upper * far
-                mean = mean + image[ii, j, c] * lower * near + image[ii, jj, c] * lower * far
-                pixels[v, u, c] = int(mean + 0.5)
+            else:  # a neighbour beyond the border has weight 0
+                above, over = math.floor(y), math.floor(x)
+                i, ii = max(above, 0), min(above + 1, height - 1)
+                upper, lower = (1 - (y - above) if above >= 0 else 0.0), (y - above if above + 1 < height else 0.0)
+                j, jj = max(over, 0), min(over + 1, width - 1)
+                near, far = (1 - (x - over) if over >= 0 else 0.0), (x - over if over + 1 < width else 0.0)
+                mix(image, i, ii, j, jj, upper, lower, near, far, pixels, v, u)
+
+
+@njit
+def beyond(x, y, width, height):
+    """Whether a place lies beyond the centres of the last pixels."""
+    return x < 0 or y < 0 or x > width - 1 or y > height - 1
+
+
+@njit
+def mix(image, i, ii, j, jj, upper, lower, near, far, pixels, v, u):
+    i, ii, j, jj = np.uintp(i), np.uintp(ii), np.uintp(j), np.uintp(jj)  # not negative: Numba need not look
+    for c in range(3):
+        mean = image[i, j, c] * upper * near + image[i, jj, c] * upper * far
+        mean = mean + image[ii, j, c] * lower * near + image[ii, jj, c] * lower * far
+        pixels[v, u, c] = int(mean + 0.5)
 
 
 def warp(image, matrix, size, hard=False):
