@@ -356,7 +356,7 @@ class Pass:
 
     def time_parts(self, engine, rounds):
         """Every step alone: the counters of the others stand at SKIP, so they are passed over."""
-        heatmaps, space = engine(self.image), engine.workspace((256, 192), 1)
+        heatmaps, space = engine(self.image), engine.workspace(1, (256, 192), 1)
         buffers = space.buffers._replace(images=self.image)
         names = STEPS + BLOCK_STEPS * self.config.depth + HEAD_STEPS
         assert len(names) == len(space.counters)

@@ -5,6 +5,7 @@ through kernels/fused/forward.py.
     heatmaps = engine(images)               # (B, 3, H, W) float32 -> (B, K, Hm, Wm) float32
 """
 
+import math
 import threading
 from functools import cache
 
@@ -24,6 +25,7 @@ from minivitpose.kernels.jit import ready
 from minivitpose.kernels.micro_kernel import COLUMNS, ROWS
 from minivitpose.kernels.simd import HALF, LANES, aligned, from_half
 
+TOGETHER = 4  # crops of a call that pass through a weight together; on a Xeon 1 is 15 % slower, 8 are no faster
 GAP = 64  # bytes between the rows of the workspace: rows a power of two apart would share few places in the cache
 
 
@@ -57,22 +59,47 @@ class Engine:
         """
         images = ready("images", images, images.shape, np.float32)  # read-only ones need no compilation of their own
         threads = 1 if numba.config.DISABLE_JIT else numba.get_num_threads()  # plain Python does not count atomically
-        workspace = self.workspace(images.shape[2:], threads)
-        heatmaps = np.empty((len(images), self.config.num_keypoints, *workspace.map), np.float32)
+        size = images.shape[2:]
+        # A tapped pass shows one crop. And if one has too few tokens for a block of the matrix unit, several would have
+        # enough, and be summed in another order.
+        together = 1 if tap or math.prod(grid_of(self.config, size)) < SIDE else TOGETHER
+        heatmaps = np.empty((len(images), self.config.num_keypoints, *map_of(self.config, size)), np.float32)
         try:
-            for image, out in zip(images, heatmaps, strict=True):  # one after the other: more at a time is not faster
-                workspace.run(image[None], out[None], tap)
+            for first, crops in groups(len(images), together):
+                part = slice(first, first + crops)
+                self.workspace(crops, size, threads).run(images[part], heatmaps[part], tap)
         except BaseException:  # on Ctrl-C helpers may go on writing into this workspace: the next call takes another
             self.workspaces = threading.local()
             raise
         return heatmaps
 
-    def workspace(self, *key):
-        """Each calling thread has its own, for the image size and number of threads that it used last."""
+    def workspace(self, crops, *key):
+        """Each calling thread has its own, for one crop and for several, of the image size that it used last."""
         mine = self.workspaces
         if getattr(mine, "key", None) != key:
-            mine.key, mine.space = key, Workspace(self, *key)
-        return mine.space
+            mine.key, mine.spaces = key, {}
+        if crops not in mine.spaces:
+            mine.spaces[crops] = Workspace(self, crops, *key)
+        return mine.spaces[crops]
+
+
+def grid_of(config, size):
+    """Patches down and across an image of this size."""
+    return tuple((n + 2 * config.padding - config.patch_size[0]) // config.stride + 1 for n in size)
+
+
+def map_of(config, size):
+    """The height and width of its heatmaps."""
+    doublings = len(config.deconv_kernels) or 2
+    return tuple(n << doublings for n in grid_of(config, size))
+
+
+def groups(n, together):
+    """(first, how many) of the crops that go together; what is left over goes one by one."""
+    for first in range(0, n - n % together, together):
+        yield first, together
+    for first in range(n - n % together, n):
+        yield first, 1
 
 
 # ------------------------------------------------------------------------------------------------------------- packing
@@ -173,20 +200,19 @@ def on_a_line(x):
 
 
 class Workspace:
-    """Every array that a pass of one crop writes, for one image size and number of threads."""
+    """Every array that a pass of so many crops writes, for one image size and number of threads."""
 
-    def __init__(self, engine, size, threads):
+    def __init__(self, engine, crops, size, threads):
         c = engine.config
-        padding = c.padding
-        grid = Hp, Wp = tuple((n + 2 * padding - c.patch_size[0]) // c.stride + 1 for n in size)
+        grid = Hp, Wp = grid_of(c, size)
         self.engine, self.crew, self.grid, self.tokens = engine, engine.crew(threads), grid, Hp * Wp
         self.heads = c.num_heads, c.head_dim, round_up(c.head_dim, LANES)
         n, d = len(c.deconv_kernels), self.heads[2]
-        self.map = (Hp << n, Wp << n) if n else (4 * Hp, 4 * Wp)
-        rows = round_up(self.tokens, ROWS)
+        rows = crops * round_up(self.tokens, ROWS)
         kind = np.uint16 if engine.half else np.float32  # of what goes into a product
         scale = np.float32(c.head_dim**-0.5 if c.qk_scale is None else c.qk_scale)
-        self.sizes = Sizes(1, Hp, Wp, c.patch_size[0], c.stride, padding, c.embed_dim, c.num_heads, d, scale, c.eps)
+        patches = Hp, Wp, c.patch_size[0], c.stride, c.padding
+        self.sizes = Sizes(crops, *patches, c.embed_dim, c.num_heads, d, scale, c.eps)
 
         def buffer(rows, columns, kind=np.float32):
             return aligned(rows, round_up(columns, COLUMNS) + GAP // np.dtype(kind).itemsize, dtype=kind)
@@ -195,10 +221,11 @@ class Workspace:
             """Before deconv i: with a border of zeros for its taps; the last one without, for the final layer."""
             border = 2 * (i < n)
             pixels = ((Hp << i) + border) * ((Wp << i) + border)
-            return buffer(round_up(pixels, ROWS) + ROWS * (i < n), channels, kind)
+            return buffer(round_up(crops * pixels, ROWS) + ROWS * (i < n), channels, kind)
 
         pos = buffer(rows, c.embed_dim)
-        pos[: self.tokens, : c.embed_dim] = folded_positions(engine, grid)
+        by_crop = pos.reshape(crops, -1, pos.shape[1])
+        by_crop[:, : self.tokens, : c.embed_dim] = folded_positions(engine, grid)
         maps = tuple(map_buffer(i, channels) for i, channels in enumerate([c.embed_dim, *c.deconv_filters]))
         down, across = (shifted(layers.bilinear_weights(m, 4 * m)) for m in grid)
         panels = round_up(self.tokens, COLUMNS) // COLUMNS
@@ -210,7 +237,7 @@ class Workspace:
             x=buffer(rows, c.embed_dim),
             y=buffer(rows, c.embed_dim, kind),
             qkv=buffer(rows, 3 * c.num_heads * d, np.uint16 if blocks else np.float32),
-            keys=new_keys(c.num_heads, self.tokens, d, blocks),
+            keys=new_keys(crops * c.num_heads, self.tokens, d, blocks),
             z=buffer(rows, c.num_heads * d, kind),
             hidden=buffer(rows, c.mlp_dim, kind),
             maps=maps,
@@ -224,9 +251,9 @@ class Workspace:
         self.steps = list(self.activations())  # of forward.py
         self.counters = new_counters(len(self.steps))
 
-    def run(self, image, heatmaps, tap=None):
-        """One crop (1, 3, H, W) into heatmaps (1, K, Hm, Wm). With a tap step by step: the others are marked done."""
-        e, b = self.engine, self.buffers._replace(images=image)
+    def run(self, images, heatmaps, tap=None):
+        """Crops (n, 3, H, W) into heatmaps (n, K, Hm, Wm). With a tap step by step: the others are marked done."""
+        e, b = self.engine, self.buffers._replace(images=images)
         walk = classic if e.config.head == "classic" else simple
         if tap is None:
             self.counters[:] = 0

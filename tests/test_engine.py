@@ -199,10 +199,15 @@ def test_same_bits_for_any_number_of_threads_and_from_run_to_run(kind):
             assert np.array_equal(run_on(fast, images, threads), expected), threads
 
 
-def test_a_batch_is_its_images_one_by_one():
-    fast, _ = models()
-    images = images_for(fast, batch=4)
-    assert np.array_equal(fast(images), np.concatenate([fast(image[None]) for image in images]))
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_a_batch_is_its_images_one_by_one(kind, precision, monkeypatch):
+    """Of six, four pass through the weights together, and each of the others alone."""
+    monkeypatch.setattr(engine_module, "HALF", True)
+    fast = models(**KINDS[kind])[0].with_engine("fast", precision)
+    for size in (None, (65, 49), (128, 64)):
+        images = images_for(fast, batch=engine_module.TOGETHER + 2, size=size)
+        assert np.array_equal(fast(images), np.concatenate([fast(image[None]) for image in images])), size
 
 
 def test_no_image_leaves_traces_in_the_next():
@@ -278,13 +283,13 @@ def test_an_interrupted_run_does_not_spoil_the_next():
     expected, spaces = fast(images), []
 
     def interrupt(name, x):
-        spaces.append(fast.fused.workspaces.space)
+        spaces.append(fast.fused.workspaces.spaces[1])
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         fast.fused(images, interrupt)
     assert np.array_equal(fast(images), expected)
-    assert fast.fused.workspaces.space is not spaces[0]  # into that one a helper may still be writing
+    assert fast.fused.workspaces.spaces[1] is not spaces[0]  # into that one a helper may still be writing
 
 
 @pytest.mark.skipif(not COMPILED, reason="plain Python allocates")
@@ -300,7 +305,7 @@ def test_a_pass_allocates_nothing():
         fast, _ = models(**KINDS[kind])
         images = images_for(fast, size=(256, 192))
         run_on(fast, images, 1)
-        space = fast.fused.workspaces.space
+        space = fast.fused.workspaces.spaces[1]
         given = arrays((fast.fused.weights, space.buffers, space.counters)) + 2  # and image and heatmaps
         enabled = statistics.memsys_stats_enabled()
         statistics.memsys_enable_stats()
