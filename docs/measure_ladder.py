@@ -30,6 +30,7 @@ from numba import njit, prange
 import minivitpose as mvp
 from minivitpose.bench.machine import describe_machine, fma_peak, multiply_adds
 from minivitpose.config import parameter_shapes, variant_config
+from minivitpose.kernels.amx import AMX
 from minivitpose.kernels.crew import SKIP, Crew, new_counters
 from minivitpose.kernels.fused.forward import classic
 from minivitpose.kernels.gemm import BLOCK, CHUNK, STORE, pack, product
@@ -351,8 +352,7 @@ class Pass:
         engine = mvp.load(state, precision=precision).fused
         self.image = np.random.default_rng(1).standard_normal((1, 3, 256, 192), dtype=np.float32)
         self.run = lambda i: engine(self.image)
-        if precision is None:
-            self.time_parts(engine, rounds)
+        self.time_parts(engine, rounds)
 
     def time_parts(self, engine, rounds):
         """Every step alone: the counters of the others stand at SKIP, so they are passed over."""
@@ -476,8 +476,13 @@ def show_vectors():
         print(f"{name}: {ns:.2f} ns a number; {count / 1e6:.1f} million in a pass of B: {ns * count / 1e6:.1f} ms")
 
 
-def show_half(full):
-    """The whole pass of B in bfloat16 beside float32."""
+def show_half(small, full):
+    """The parts of a pass of S, and the whole pass of B, in bfloat16 beside float32."""
+    half = Pass("S", "bf16")
+    print(f"\n{'on the matrix unit' if AMX else 'on vectors'}\n| part | float32 ms | bfloat16 ms |\n|---|---|---|")
+    for part, seconds in sorted(small.parts.items(), key=lambda item: -item[1]):
+        print(f"| {part} | {1e3 * seconds:.2f} | {1e3 * half.parts[part]:.2f} |")
+    print(f"| the whole pass | {1e3 * small.total:.1f} | {1e3 * half.total:.1f} |")
     half = Pass("B", "bf16")
     seconds = in_turn({"float32": full.run, "bfloat16": half.run})
     error = relative_rms(half.run(0), full.run(0))
@@ -671,11 +676,11 @@ def show_all(chart):
         print(f"| {name} | {rate:.0f} |")
     show_layout()
     show_vectors()
-    Pass("S").show(bandwidth)
-    base = Pass("B")
+    small, base = Pass("S"), Pass("B")
+    small.show(bandwidth)
     base.show(bandwidth)
     if HALF:
-        show_half(base)
+        show_half(small, base)
     if chart:
         save(roofline(base, rungs, bandwidth, peaks), chart)
 

@@ -25,7 +25,7 @@ from minivitpose.kernels.jit import ready
 from minivitpose.kernels.micro_kernel import COLUMNS, ROWS
 from minivitpose.kernels.simd import HALF, LANES, aligned, from_half
 
-TOGETHER = 4  # crops of a call that pass through a weight together; on a Xeon 1 is 15 % slower, 8 are no faster
+TOGETHER = 4  # crops of a call that pass through a weight together in bfloat16; 1 is 15 to 30 % slower, 8 are no faster
 GAP = 64  # bytes between the rows of the workspace: rows a power of two apart would share few places in the cache
 
 
@@ -60,9 +60,10 @@ class Engine:
         images = ready("images", images, images.shape, np.float32)  # read-only ones need no compilation of their own
         threads = 1 if numba.config.DISABLE_JIT else numba.get_num_threads()  # plain Python does not count atomically
         size = images.shape[2:]
-        # A tapped pass shows one crop. And if one has too few tokens for a block of the matrix unit, several would have
+        # In float32 several at a time are not faster: what passes between the layers leaves the second-level cache. A
+        # tapped pass shows one. And where one has too few tokens for a block of the matrix unit, several would have
         # enough, and be summed in another order.
-        together = 1 if tap or math.prod(grid_of(self.config, size)) < SIDE else TOGETHER
+        together = TOGETHER if self.half and not tap and math.prod(grid_of(self.config, size)) >= SIDE else 1
         heatmaps = np.empty((len(images), self.config.num_keypoints, *map_of(self.config, size)), np.float32)
         try:
             for first, crops in groups(len(images), together):

@@ -202,7 +202,7 @@ def test_same_bits_for_any_number_of_threads_and_from_run_to_run(kind):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 def test_a_batch_is_its_images_one_by_one(kind, precision, monkeypatch):
-    """Of six, four pass through the weights together, and each of the others alone."""
+    """Of six, in bfloat16 four pass through the weights together, and each of the others alone."""
     monkeypatch.setattr(engine_module, "HALF", True)
     fast = models(**KINDS[kind])[0].with_engine("fast", precision)
     for size in (None, (65, 49), (128, 64)):

@@ -16,11 +16,12 @@ from minivitpose.kernels.amx import DEEP, SIDE, block_product, close_registers, 
 from minivitpose.kernels.crew import cuts, first_task, next_task, wait
 from minivitpose.kernels.jit import by_type, holds
 from minivitpose.kernels.micro_kernel import COLUMNS, ROWS, tile_product, tile_product_2
-from minivitpose.kernels.simd import LANES, load, store, to_half
+from minivitpose.kernels.simd import LANES, LINE, expect_read, load, store, to_half
 from minivitpose.kernels.vecmath import gelu
 
 BLOCK = 128  # k in a block: x COLUMNS floats 32 of the first-level cache's 48 KiB. 64: 1 % slower; 256: less exact
 CHUNK = 32 * ROWS  # rows that pass through a panel together: their sums, 48 KiB, stay in the second-level cache
+LARGE = 1 << 18  # numbers of x, 1 MiB: from here on it may not stay in the second-level cache from panel to panel
 AHEAD = BLOCK * ROWS // CHUNK  # rows of the next block that each tile fetches, so that a chunk's tiles fetch all of it
 
 STORE, ADD, GELU = 0, 1, 2  # what follows the product
@@ -61,22 +62,32 @@ def finish(sums, i0, bias, base, y, y0, rows, j0, columns, after):
 
 
 @numba.njit
+def expect_block(x, i, k):
+    """Fetches what the tile of rows i.. will need of x next, from k on: the CPU does not guess lines that lie so."""
+    for r in range(ROWS):
+        for j in range(k, min(k + BLOCK, x.shape[1]), LINE):
+            expect_read(x, i + r, j)
+
+
+@numba.njit
 def rectangle(x, k, panels, p, following, bias, base, y, after, sums, row0, row1):
     """Rows row0:row1 of panel p of y. Meanwhile the panel ``following`` comes into the cache behind it.
 
     The last panel of a y of 96 columns, say, is half empty: there tiles of two vectors do.
     """
-    columns = min(COLUMNS, bias.shape[1] - p * COLUMNS)
+    columns, far = min(COLUMNS, bias.shape[1] - p * COLUMNS), x.shape[0] * k > LARGE
     for k0 in range(0, k, BLOCK):
-        steps = min(BLOCK, k - k0)
+        steps, more = min(BLOCK, k - k0), k0 + BLOCK < k
         at = p * k + k0
-        ahead = at + BLOCK if k0 + steps < k else following * k
+        ahead = at + BLOCK if more else following * k
         for i in range(row0, row1, ROWS):
+            if far:
+                expect_block(x, i, k0 + BLOCK if more else 0)
             if columns > 2 * LANES:
                 tile_product(sums, i - row0, 0, x, i, k0, panels, at, 0, steps, ahead, k0 > 0)
             else:
                 tile_product_2(sums, i - row0, 0, x, i, k0, panels, at, 0, steps, ahead, k0 > 0)
-            if k0 + steps == k:
+            if not more:
                 finish(sums, i - row0, bias, base, y, i, ROWS, p * COLUMNS, columns, after)
             ahead += AHEAD
 
