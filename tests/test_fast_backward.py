@@ -473,7 +473,7 @@ def test_bfloat16_where_it_cannot_be_is_refused(monkeypatch):
 
 def pytorchs_gradients(model, batch, dtype, half=False):
     """By autograd; half: under autocast to bfloat16."""
-    import torch
+    torch = pytest.importorskip("torch")
 
     from minivitpose import reference
 
@@ -511,7 +511,6 @@ def test_float32_gradients_are_as_exact_as_pytorch(variant, batch):
 @pytest.mark.skipif(not simd.HALF, reason="this CPU has no bfloat16 products")
 @pytest.mark.parametrize("variant, batch", [("mini", 4), ("S", 2)])
 def test_bfloat16_gradients_are_as_exact_as_pytorchs_autocast(variant, batch):
-    pytest.importorskip("torch")
     model = load("mini" if variant == "mini" else state_dict_for(variant_config(variant)), "numba")
     batch = batch_for(model, batch)
     truth = pytorchs_gradients(model, batch, "float64")
