@@ -14,6 +14,7 @@ from PIL import Image
 import minivitpose as mvp
 from minivitpose.cli import main
 from minivitpose.files import alone_in
+from minivitpose.training import fast
 from models import small_config, state_dict_for
 
 TINY = """
@@ -181,3 +182,27 @@ def test_a_diverged_training_says_where_and_exits_with_1(config, capsys):
         assert train("--rate", "1e30") == 1
     err = capsys.readouterr().err
     assert "the first place that is not finite" in err and "try a smaller rate" in err
+
+
+WIDE = TINY.replace("embed_dim = 24", "embed_dim = 48").replace("[8, 8]", "[16, 16]")  # whole vectors, so compiled
+
+
+def test_bfloat16_is_a_setting_and_a_stopped_training_keeps_to_it(config, monkeypatch, capsys):
+    monkeypatch.setattr(fast, "HALF", True)
+    (config / "tiny.toml").write_text(WIDE)
+    assert train("--engine", "fast", out="exact") == 0
+    assert train("--engine", "fast", "--precision", "bf16", out="half") == 0
+    assert 'precision = "bf16"\n' in (config / "half" / "settings.toml").read_text()
+    exact, half = (dict(np.load(config / name / "weights.npz")) for name in ("exact", "half"))
+    off = [np.abs(exact[name] - half[name]).max() for name in exact]
+    assert 0 < max(off) < 1e-2
+    capsys.readouterr()
+    assert train("--engine", "fast", out="half") == 2
+    assert "precision = 'bf16', not 'float32'" in capsys.readouterr().err
+
+
+def test_bfloat16_where_the_cpu_has_none_is_one_line(config, monkeypatch, capsys):
+    monkeypatch.setattr(fast, "HALF", False)
+    (config / "tiny.toml").write_text(WIDE)
+    assert train("--engine", "fast", "--precision", "bf16") == 2
+    assert "needs a CPU with bfloat16 products (AVX512_BF16): train in float32" in capsys.readouterr().err
