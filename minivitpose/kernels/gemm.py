@@ -123,60 +123,26 @@ def multiply(x, k, panels, p, following, bias, base, y, after, sums, row0, row1)
 
 
 @numba.njit
-def shape_of_tasks(x, panels, bias, threads):
-    """(depth of a panel, rows that belong together, how many of these, panels, parts of each)."""
-    count = -(-bias.shape[1] // COLUMNS)
-    k = panels.shape[0] // count
-    unit = SIDE if in_blocks(x, k, panels) else ROWS
-    tiles = -(-x.shape[0] // unit)
-    return k, unit, tiles, count, cuts(count, tiles, CHUNK // unit, threads)
-
-
-@numba.njit
-def product_of_one_kind(counters, step, threads, x, panels, bias, base, y, after, sums):
-    """``product`` of x and panels as they are."""
-    k, unit, tiles, count, parts = shape_of_tasks(x, panels, bias, threads)
-    task = first_task(counters, step)
-    while task < count * parts:
-        p, part = task // parts, task % parts
-        following = min((task + threads) // parts, count - 1)
-        row0, row1 = part * tiles // parts * unit, min((part + 1) * tiles // parts * unit, x.shape[0])
-        multiply(x, k, panels, p, following, bias, base, y, after, sums, row0, row1)
-        task = next_task(counters, step)
-    wait(counters, step, count * parts)
-
-
-@numba.njit
-def product_rounding(counters, step, threads, x, panels, bias, base, y, after, sums):
-    """``product`` of x in float32, each task's rows of which are rounded to bfloat16 first, behind the sums."""
-    k, unit, tiles, count, parts = shape_of_tasks(x, panels, bias, threads)
-    own = rounded_rows(sums, k)
-    task = first_task(counters, step)
-    while task < count * parts:
-        p, part = task // parts, task % parts
-        following = min((task + threads) // parts, count - 1)
-        row0, row1 = part * tiles // parts * unit, min((part + 1) * tiles // parts * unit, x.shape[0])
-        for i in range(row0, row1):
-            for j in range(0, 2 * k, LANES):
-                store(own, i - row0, j, load(x, i, j))
-        rows = row1 - row0
-        multiply(own, k, panels, p, following, bias, base[row0:], y[row0:], after, sums, 0, rows)
-        task = next_task(counters, step)
-    wait(counters, step, count * parts)
+def multiply_rounded(x, k, panels, p, following, bias, base, y, after, sums, row0, row1):
+    """``multiply`` of x in float32: its rows are rounded first, into what lies behind the sums."""
+    own = sums[CHUNK:].reshape(-1)[: CHUNK * k].view(np.uint16).reshape(CHUNK, 2 * k)
+    for i in range(row0, row1):
+        for j in range(0, 2 * k, LANES):
+            store(own, i - row0, j, load(x, i, j))
+    multiply(own, k, panels, p, following, bias, base[row0:], y[row0:], after, sums, 0, row1 - row0)
 
 
 def rows_to_round(k):
-    """How many more rows sums needs for product_rounding, for x of k columns."""
+    """How many more rows sums needs for multiply_rounded, for x of k columns."""
     return CHUNK * -(-k // (2 * DEEP)) * DEEP // COLUMNS
 
 
-@numba.njit
-def rounded_rows(sums, k):
-    """(CHUNK, 2 k) bfloat16 in what lies behind the CHUNK rows of sums."""
-    return sums[CHUNK:].reshape(-1)[: CHUNK * k].view(np.uint16).reshape(CHUNK, 2 * k)
-
-
 @by_type
+def multiply_any(x, k, panels, p, following, bias, base, y, after, sums, row0, row1):
+    return multiply_rounded if holds(panels, np.uint32) and holds(x, np.float32) else multiply
+
+
+@numba.njit
 def product(counters, step, threads, x, panels, bias, base, y, after, sums):
     """y = after(x @ W^T + bias); for ADD, base + that. Base may be y.
 
@@ -184,4 +150,16 @@ def product(counters, step, threads, x, panels, bias, base, y, after, sums):
     ROWS, sums (CHUNK, COLUMNS) the thread's own. With panels in pairs of bfloat16 x is uint16; or float32, then a
     panel's pairs fill whole vectors, and sums has ``rows_to_round`` more.
     """
-    return product_rounding if holds(panels, np.uint32) and holds(x, np.float32) else product_of_one_kind
+    M, count = x.shape[0], -(-bias.shape[1] // COLUMNS)
+    k = panels.shape[0] // count
+    unit = SIDE if in_blocks(x, k, panels) else ROWS
+    tiles = -(-M // unit)
+    parts = cuts(count, tiles, CHUNK // unit, threads)
+    task = first_task(counters, step)
+    while task < count * parts:
+        p, part = task // parts, task % parts
+        following = min((task + threads) // parts, count - 1)
+        row0, row1 = part * tiles // parts * unit, min((part + 1) * tiles // parts * unit, M)
+        multiply_any(x, k, panels, p, following, bias, base, y, after, sums, row0, row1)
+        task = next_task(counters, step)
+    wait(counters, step, count * parts)

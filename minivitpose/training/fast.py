@@ -10,7 +10,7 @@ import numpy as np
 
 from minivitpose import gradients as textbook
 from minivitpose.engine import GAP
-from minivitpose.kernels.amx import SIDE
+from minivitpose.kernels.amx import DEEP, SIDE
 from minivitpose.kernels.crew import Crew, new_counters
 from minivitpose.kernels.fused.attention import BLOCK_ROWS
 from minivitpose.kernels.fused.attention_by_type import has_whole_blocks, new_keys
@@ -244,7 +244,8 @@ class Workspace:
 
 def buffer(rows, columns, half=False):
     kind = np.dtype(np.uint16 if half else np.float32)
-    return aligned(rows, round_up(columns, COLUMNS) + GAP // kind.itemsize, dtype=kind)
+    whole = round_up(columns, max(COLUMNS, 2 * DEEP))  # products in bfloat16 read whole registers
+    return aligned(rows, whole + GAP // kind.itemsize, dtype=kind)
 
 
 def chunks(crops, pixels):
