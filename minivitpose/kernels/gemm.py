@@ -16,6 +16,7 @@ from minivitpose.kernels.amx import DEEP, SIDE, block_product, close_registers, 
 from minivitpose.kernels.crew import cuts, first_task, next_task, wait
 from minivitpose.kernels.jit import by_type, holds
 from minivitpose.kernels.micro_kernel import COLUMNS, ROWS, tile_product, tile_product_2
+from minivitpose.kernels.pairs import has_pairs
 from minivitpose.kernels.simd import LANES, LINE, expect_read, load, store, to_half
 from minivitpose.kernels.vecmath import gelu
 
@@ -62,10 +63,13 @@ def finish(sums, i0, bias, base, y, y0, rows, j0, columns, after):
 
 
 @numba.njit
-def expect_block(x, i, k):
-    """Fetches what the tile of rows i.. will need of x next, from k on: the CPU does not guess lines that lie so."""
+def expect_block(x, i, k, each):
+    """Fetches what the tile of rows i.. will need of x next, from k on: the CPU does not guess lines that lie so.
+
+    each: numbers of x for one k, 2 where these are pairs.
+    """
     for r in range(ROWS):
-        for j in range(k, min(k + BLOCK, x.shape[1]), LINE):
+        for j in range(each * k, min(each * (k + BLOCK), x.shape[1]), each * LINE):
             expect_read(x, i + r, j)
 
 
@@ -82,7 +86,7 @@ def rectangle(x, k, panels, p, following, bias, base, y, after, sums, row0, row1
         ahead = at + BLOCK if more else following * k
         for i in range(row0, row1, ROWS):
             if far:
-                expect_block(x, i, k0 + BLOCK if more else 0)
+                expect_block(x, i, k0 + BLOCK if more else 0, 2 if has_pairs(panels) else 1)
             if columns > 2 * LANES:
                 tile_product(sums, i - row0, 0, x, i, k0, panels, at, 0, steps, ahead, k0 > 0)
             else:

@@ -9,7 +9,7 @@ import numba
 import numpy as np
 
 from minivitpose import gradients as textbook
-from minivitpose.engine import GAP
+from minivitpose.engine import GAP, grid_of
 from minivitpose.kernels.amx import DEEP, SIDE
 from minivitpose.kernels.crew import Crew, new_counters
 from minivitpose.kernels.fused.attention import BLOCK_ROWS
@@ -75,7 +75,7 @@ class Workspace:
     def __init__(self, config, crops, size, threads, half):
         c = self.config = config
         self.crew, self.threads = Crew(threads), threads
-        Hp, Wp = self.grid = tuple((n + 2 * c.padding - c.patch_size[0]) // c.stride + 1 for n in size)
+        Hp, Wp = self.grid = grid_of(c, size)
         self.patches = Patches(Hp, Wp, c.patch_size[0], c.stride, c.padding)
         tokens, inner, scale = Hp * Wp, c.num_heads * c.head_dim, c.qk_scale or c.head_dim**-0.5
         rows, chunk = chunks(crops, tokens)

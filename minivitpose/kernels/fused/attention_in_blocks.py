@@ -24,15 +24,21 @@ def rows_of_head(tokens, d):
 
 
 @numba.njit
-def prepare_head(qkv, row0, tokens, k, v, d, pairs, at):
-    """k and v: their first columns in qkv."""
+def columns_in_pairs(x, row0, tokens, column, d, pairs, at):
+    """These d columns of x, transposed, as the second factor of a product, from row ``at`` on; -> where they end."""
     for n in range(0, tokens, LANES):
         for j in range(0, d, 2 * LANES):
-            pair_columns(pairs, at + n // COLUMNS * (d // 2) + j // 2, n % COLUMNS, qkv, row0 + n, k + j)
-    at += rows_of_head(tokens, d)[0]
+            pair_columns(pairs, at + n // COLUMNS * (d // 2) + j // 2, n % COLUMNS, x, row0 + n, column + j)
+    return at + -(-tokens // COLUMNS) * (d // 2)
+
+
+@numba.njit
+def rows_in_pairs(x, row0, tokens, column, d, pairs, at):
+    """The same columns as the second factor itself."""
     for n in range(tokens // 2):
         for j in range(0, d, LANES):
-            pair_rows(pairs, at + j // COLUMNS * (tokens // 2) + n, j % COLUMNS, qkv, row0 + 2 * n, v + j)
+            pair_rows(pairs, at + j // COLUMNS * (tokens // 2) + n, j % COLUMNS, x, row0 + 2 * n, column + j)
+    return at + -(-d // COLUMNS) * (tokens // 2)
 
 
 @numba.njit
@@ -43,7 +49,8 @@ def prepare_pairs(counters, step, qkv, crops, tokens, heads, d, pairs):
     while task < crops * heads:
         crop, head = task // heads, task % heads
         k, v = (heads + head) * d, (2 * heads + head) * d
-        prepare_head(qkv, crop * rows, tokens, k, v, d, pairs, task * size)
+        values = columns_in_pairs(qkv, crop * rows, tokens, k, d, pairs, task * size)
+        rows_in_pairs(qkv, crop * rows, tokens, v, d, pairs, values)
         task = next_task(counters, step)
     wait(counters, step, crops * heads)
 

@@ -44,13 +44,17 @@ def place(tile, height, width, border, scale, dy, dx):
 
 
 @numba.njit
+def part_of(p, cin, panels, bias):
+    """What panel p makes: (py, px, where this parity's biases begin, first output channel, how many)."""
+    per_parity, outputs = panels.shape[0] // (16 * cin), bias.shape[1] // 4
+    parity, column = p // per_parity, p % per_parity * COLUMNS
+    return parity // 2, parity % 2, parity * outputs, column, min(COLUMNS, outputs - column)
+
+
+@numba.njit
 def deconv_rectangle(x, cin, height, width, panels, p, following, bias, y, edge, sums, tile0, tile1):
     """Tiles tile0:tile1 (ROWS pixels of an input row each) of panel p. As gemm.rectangle, over four taps."""
-    per_parity = panels.shape[0] // (16 * cin)
-    parity, column = p // per_parity, p % per_parity * COLUMNS
-    py, px = parity // 2, parity % 2
-    outputs = bias.shape[1] // 4
-    columns = min(COLUMNS, outputs - column)
+    py, px, first, column, columns = part_of(p, cin, panels, bias)
     for tap in range(4):
         for k0 in range(0, cin, BLOCK):
             steps = min(BLOCK, cin - k0)
@@ -67,7 +71,7 @@ def deconv_rectangle(x, cin, height, width, panels, p, following, bias, y, edge,
     for tile in range(tile0, tile1):
         row = place(tile, height, width, edge, 2, py + edge, px + edge)
         for r in range(min(ROWS, width - tile % -(-width // ROWS) * ROWS)):
-            finish(sums, (tile - tile0) * ROWS + r, bias, parity * outputs, y, row + 2 * r, column, columns)
+            finish(sums, (tile - tile0) * ROWS + r, bias, first, y, row + 2 * r, column, columns)
 
 
 @numba.njit
@@ -89,11 +93,7 @@ def blocks_of(height, width):
 @numba.njit
 def deconv_blocks(x, cin, height, width, panels, p, following, bias, y, edge, sums, block0, block1):
     """``deconv_rectangle`` on the matrix unit; a crop's last block begins earlier if it must."""
-    per_parity = panels.shape[0] // (16 * cin)
-    parity, column = p // per_parity, p % per_parity * COLUMNS
-    py, px = parity // 2, parity % 2
-    outputs = bias.shape[1] // 4
-    columns = min(COLUMNS, outputs - column)
+    py, px, first, column, columns = part_of(p, cin, panels, bias)
     pixels, per_crop = blocks_of(height, width)
     open_registers()
     for tap in range(4):
@@ -110,15 +110,15 @@ def deconv_blocks(x, cin, height, width, panels, p, following, bias, y, edge, su
                     ahead += fetched_rows(steps)
     close_registers()
     for block in range(block0, block1):
-        first = block % per_crop * SIDE
-        start = min(first, pixels - SIDE)
-        for pixel in range(first, start + SIDE):
+        due = block % per_crop * SIDE
+        start = min(due, pixels - SIDE)
+        for pixel in range(due, start + SIDE):
             m, n = pixel // (width + 2), pixel % (width + 2)
             if n < width:
                 line = block // per_crop * (2 * height + 2 * edge) + 2 * m + py + edge
                 row = line * (2 * width + 2 * edge) + 2 * n + px + edge
                 i = (block - block0) * SIDE + pixel - start
-                finish(sums, i, bias, parity * outputs, y, row, column, columns)
+                finish(sums, i, bias, first, y, row, column, columns)
 
 
 @numba.njit

@@ -10,8 +10,8 @@ import numpy as np
 from minivitpose.kernels.amx import SIDE, block_product, close_registers, open_registers
 from minivitpose.kernels.crew import first_task, next_task, wait
 from minivitpose.kernels.fused.attention import softmax_row
+from minivitpose.kernels.fused.attention_in_blocks import columns_in_pairs, rows_in_pairs
 from minivitpose.kernels.micro_kernel import COLUMNS
-from minivitpose.kernels.pairs import pair_columns, pair_rows
 from minivitpose.kernels.simd import LANES, fma, load, splat, store, sum_lanes, transpose
 
 
@@ -19,24 +19,6 @@ from minivitpose.kernels.simd import LANES, fma, load, splat, store, sum_lanes, 
 def rows_of_pairs(tokens, d):
     """Of what attend_backward keeps: k^T and v^T, then k, q and the gradient of z."""
     return 2 * -(-tokens // COLUMNS) * (d // 2) + 3 * -(-d // COLUMNS) * (tokens // 2)
-
-
-@numba.njit
-def columns_in_pairs(x, row0, tokens, column, d, pairs, at):
-    """These d columns of x, transposed, as the second factor of a product, from row ``at`` on; -> where they end."""
-    for n in range(0, tokens, LANES):
-        for j in range(0, d, 2 * LANES):
-            pair_columns(pairs, at + n // COLUMNS * (d // 2) + j // 2, n % COLUMNS, x, row0 + n, column + j)
-    return at + -(-tokens // COLUMNS) * (d // 2)
-
-
-@numba.njit
-def rows_in_pairs(x, row0, tokens, column, d, pairs, at):
-    """The same columns as the second factor itself."""
-    for n in range(tokens // 2):
-        for j in range(0, d, LANES):
-            pair_rows(pairs, at + j // COLUMNS * (tokens // 2) + n, j % COLUMNS, x, row0 + 2 * n, column + j)
-    return at + -(-d // COLUMNS) * (tokens // 2)
 
 
 @numba.njit
