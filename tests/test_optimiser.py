@@ -117,8 +117,10 @@ def test_schedules():
     steps = [schedule(i, 210, kind="step") for i in (0, 169, 170, 199, 200, 209)]
     assert np.allclose(steps, [1, 1, 0.1, 0.1, 0.01, 0.01])
     assert schedule(5, 10, kind="constant") == 1
-    with pytest.raises(ValueError, match="unknown schedule 'linear': expected 'cosine'"):
-        schedule(5, 10, kind="linear")
+    line = [schedule(i, 100, warm_up=10, kind="linear", final=0.1) for i in (9, 10, 75, 80, 100, 110)]
+    assert np.allclose(line, [10 / 11, 1, 1, 0.82, 0.1, 0.1])
+    with pytest.raises(ValueError, match="unknown schedule 'wave': expected 'cosine'"):
+        schedule(5, 10, kind="wave")
 
 
 def test_orthogonalised_takes_each_singular_value_through_the_polynomial():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from minivitpose import synthetic
+from minivitpose import layers, synthetic
 from minivitpose.config import Config
 from minivitpose.pose import crop, network_input
 from minivitpose.pose.coco_json import CocoError
@@ -14,7 +14,7 @@ from minivitpose.pose.skeletons import COCO, SKELETONS
 from minivitpose.training.augment import flipped, half_body, random_matrix, recoloured
 from minivitpose.training.data import CocoCrops, Mannequins, augmented, held_out, held_out_people, ready
 from minivitpose.training.settings import Settings
-from minivitpose.training.start import fresh, with_keypoints
+from minivitpose.training.start import fresh, waves, with_keypoints
 
 CONFIG = Config(24, 2, 3)
 SETTINGS = Settings(batch=4, seed=5)
@@ -191,7 +191,7 @@ def test_a_mannequin_scene_serves_as_often_as_it_should(monkeypatch):
     drawn, asked = [], 0
     source = Mannequins(COCO, Settings(batch=64, reuse=4.0), CONFIG)
 
-    def batch(seed, numbers, size, margin):
+    def batch(seed, numbers, size, margin, whom):
         drawn.extend(numbers)
         return np.zeros((len(numbers), *size, 3), np.uint8), np.zeros((len(numbers), 17, 3), np.float32)
 
@@ -211,7 +211,7 @@ def test_mannequin_targets_lie_on_the_joints_of_the_cut_crop():
     source = Mannequins(COCO, plain, CONFIG)
     images, targets, _ = source(0)
     first, *others = np.random.default_rng((2, 0, 2)).integers(0, 3, 3).tolist()
-    pixels, keypoints, *_ = synthetic.batch(2, [first, *others])
+    pixels, keypoints, *_ = synthetic.batch(2, [first, *others], whom="any")
     expected, wanted, _ = ready(pixels, keypoints, COCO, CONFIG)
     assert np.abs(images - expected).mean() < 0.2 and np.corrcoef(images.ravel(), expected.ravel())[0, 1] > 0.97
     assert np.abs(targets - wanted).max() < 0.05
@@ -249,10 +249,11 @@ def test_ready_follows_the_pipeline_of_the_dataset():
 
 def test_new_weights_and_a_new_last_layer():
     params = fresh(CONFIG, 3)
-    assert params["backbone"]["pos_embed"][:, 0].max() == 0 == params["backbone"]["last_norm"]["bias"].max()
+    assert not params["backbone"]["pos_embed"][:, 0].any() and not params["backbone"]["last_norm"]["bias"].any()
     assert params["keypoint_head"]["deconv_layers"]["0"]["weight"].std() == pytest.approx(0.001, rel=0.05)
     qkv = params["backbone"]["blocks"]["0"]["attn"]["qkv"]["weight"]
-    assert np.abs(qkv).max() <= np.sqrt(6 / (24 + 72)) and qkv.dtype == np.float32
+    fc1 = params["backbone"]["blocks"]["0"]["mlp"]["fc1"]["weight"]
+    assert np.abs(fc1).max() <= np.sqrt(6 / (24 + 96)) and fc1.dtype == qkv.dtype == np.float32
     assert all(
         np.array_equal(a, b)
         for a, b in zip(fresh(CONFIG, 3)["backbone"]["pos_embed"], params["backbone"]["pos_embed"], strict=True)
@@ -260,3 +261,30 @@ def test_new_weights_and_a_new_last_layer():
     grown, config = with_keypoints(params, CONFIG, None, 5)
     assert config.num_keypoints == 5 and grown["keypoint_head"]["final_layer"]["weight"].shape == (5, 256, 1, 1)
     assert np.array_equal(grown["backbone"]["blocks"]["0"]["attn"]["qkv"]["weight"], qkv)
+
+
+def test_new_positions_tell_how_far_apart_patches_are():
+    table = waves((16, 12), 98)
+    assert table.shape == (192, 98) and not table[:, 96:].any()
+    alike = (table @ table.T).reshape(16, 12, 16, 12)
+    assert np.allclose(alike[2, 3, 4, 8], alike[11, 1, 13, 6]) and np.allclose(np.einsum("ijij->ij", alike), 12)
+    along = alike[8, 0, 8], alike[:, 6, 0, 6]  # patches of one row, of one column
+    assert all((np.diff(a[:3]) < 0).all() and a[3:].max() < a[1] for a in along)
+
+
+def test_new_attention_looks_near_and_takes_away_what_is_common():
+    """A token sees itself and its neighbours; the projection times the values' matrix is about -0.4."""
+    config = Config(96, 1, 3)
+    p = fresh(config, 1)["backbone"]
+    x = p["pos_embed"][:, 1:]
+    block = p["blocks"]["0"]
+    qkv, proj = block["attn"]["qkv"], block["attn"]["proj"]
+    q, k, _ = layers.split_heads(layers.linear(layers.layer_norm(x, **block["norm1"]), **qkv), 3)
+    seen = layers.softmax(q @ k.swapaxes(2, 3) / np.sqrt(32))[0].mean(axis=0)
+    rows, columns = np.divmod(np.arange(192), 12)
+    far = np.hypot(rows[:, None] - rows, columns[:, None] - columns)
+    near, away = seen[far <= 1.5].sum() / 192, seen[far > 4].sum() / 192  # 4 % and 80 % of all pairs
+    assert near > 0.4 and away < 0.35
+    product = proj["weight"] @ qkv["weight"][192:]
+    assert np.trace(product) / 96 == pytest.approx(-0.4, abs=0.03)
+    assert np.abs(product + 0.4 * np.eye(96)).max() < 0.25

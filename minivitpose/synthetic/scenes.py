@@ -282,13 +282,14 @@ def everybody(view, actors):
     return [p for p in found if p]
 
 
-def crop_of(seed, split, world, index, size, jitter=0.0, margin=1.0):
-    """A picture's first person in the crop that the pipeline would cut: a function that draws the pixels, keypoints,
+def crop_of(seed, split, world, index, size, jitter=0.0, margin=1.0, whom="first"):
+    """One of a picture's people in the crop that the pipeline would cut: a function that draws the pixels, keypoints,
     box, area.
     """
     rng = generator(seed, split, world, index)
     view, actors = lay_out(rng, world)
-    found = person(view, actors[0], 0)
+    chosen = int(rng.integers(len(actors))) if whom == "any" else 0
+    found = person(view, actors[chosen], chosen) or person(view, actors[0], 0)
     centre, scale = (np.array(pair) for pair in centre_and_scale(found.box, size))
     if jitter:  # as if the box came from a detector
         centre = centre + scale / 4 * jitter * rng.uniform(-1, 1, 2)
@@ -302,18 +303,23 @@ def crop_of(seed, split, world, index, size, jitter=0.0, margin=1.0):
     return exposure(view, size, corner, pitch), keypoints, place, found.area / (pitch[0] * pitch[1])
 
 
-def batch(seed, n, split="train", world="seen", size=(256, 192), threads=None, jitter=0.0, margin=1.0):
+def batch(
+    seed, n, split="train", world="seen", size=(256, 192), threads=None, jitter=0.0, margin=1.0, whom="first"
+):
     """n crops, each of another scene and centred on a person, as the network gets them.
 
     -> images (n, H, W, 3) uint8, keypoints (n, 17, 3) float32 x, y, visibility, boxes (n, 4) float32 x, y, w, h, areas
     (n,) float32, all in pixels of the crop. Black is what lies outside the picture. seed: a whole number from 0, or a
     tuple of them; n: how many of its scenes, or the numbers of those that are wanted; jitter: how far the crops' scale
     is off at most, as a share, and four times their centre; margin: how many times as wide and high the rectangle is
-    that is drawn, to cut from later. Raises SyntheticError.
+    that is drawn, to cut from later; whom: "first", the person whom the picture is about, or "any" of its people.
+    Raises SyntheticError.
     """
+    if whom not in ("first", "any"):
+        raise SyntheticError(f"whom: expected one of first, any, found {whom!r}")
     threads = threads or os.cpu_count() or 1
     numbers = range(n) if isinstance(n, int | np.integer) else n
-    found = (crop_of(seed, split, world, i, size, jitter, margin) for i in numbers)
+    found = (crop_of(seed, split, world, i, size, jitter, margin, whom) for i in numbers)
     if threads == 1:
         found = [(exposed(), *rest) for exposed, *rest in found]
     else:  # this thread lays out one scene after the other, the crew draws them

@@ -125,7 +125,7 @@ class Mannequins:
         missing = sorted(set(numbers) - self.drawn.keys())
         if missing:
             size = tuple(round(side * MARGIN) for side in self.config.image_size)
-            images, keypoints, *_ = synthetic.batch(self.settings.seed, missing, size=size, margin=MARGIN)
+            images, keypoints, *_ = synthetic.batch(self.settings.seed, missing, size=size, margin=MARGIN, whom="any")
             self.drawn |= dict(zip(missing, zip(images, keypoints, strict=True), strict=True))
 
 
@@ -142,7 +142,7 @@ def held_out(skeleton, settings, config):
     """Batches of scenes that are never learnt from, as the pipeline would cut them."""
     for start in range(0, settings.validate_on, settings.batch):
         numbers = range(start, min(start + settings.batch, settings.validate_on))
-        images, keypoints, *_ = synthetic.batch(settings.seed, numbers, split="val", size=config.image_size)
+        images, keypoints, *_ = synthetic.batch(settings.seed, numbers, split="val", size=config.image_size, whom="any")
         yield ready(images, keypoints, skeleton, config)
 
 

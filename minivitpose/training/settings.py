@@ -7,7 +7,7 @@ from minivitpose.config import VARIANTS, Config, variant_config
 
 CHOICES = {
     "optimiser": ("adamw", "muon"),
-    "schedule": ("cosine", "step", "constant"),
+    "schedule": ("cosine", "step", "linear", "constant"),
     "precision": ("float32", "bf16"),
 }
 
