@@ -484,6 +484,27 @@ def test_another_world_or_split_is_refused():
         synthetic.batch(0, 1, world="mars")
     with pytest.raises(synthetic.SyntheticError, match="split: expected one of train, val, test, found 'x'"):
         synthetic.scene(0, split="x")
+    with pytest.raises(synthetic.SyntheticError, match="whom: expected one of first, any, found 'last'"):
+        synthetic.batch(0, 1, whom="last")
+
+
+def test_crops_of_any_of_a_pictures_people():
+    """A second person's crop is of the same world, and of each picture with one person it is the first one's."""
+    alone, company = [], []
+    for index in range(12):
+        rng = scenes.generator(21, "train", "seen", index)
+        view, actors = scenes.lay_out(rng)
+        first, someone = (scenes.crop_of(21, "train", "seen", index, (64, 48), whom=w)[1] for w in ("first", "any"))
+        same = np.array_equal(first, someone)
+        (alone if len(actors) == 1 else company).append(same)
+        if not same:
+            chosen = int(rng.integers(len(actors)))
+            assert chosen > 0
+            truth = scenes.visible_keypoints(view, actors[chosen], chosen)
+            assert np.array_equal(truth[:, 2], someone[:, 2])
+            limbs, found = (np.linalg.norm(np.diff(k[5:, :2], axis=0), axis=1) for k in (truth, someone))
+            assert np.allclose(found / limbs, found[0] / limbs[0], rtol=0.05)  # but for the scale
+    assert all(alone) and alone and 0 < sum(company) < len(company)
 
 
 def test_neighbours_are_mutual_and_of_the_same_person():
