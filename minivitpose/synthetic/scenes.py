@@ -303,9 +303,7 @@ def crop_of(seed, split, world, index, size, jitter=0.0, margin=1.0, whom="first
     return exposure(view, size, corner, pitch), keypoints, place, found.area / (pitch[0] * pitch[1])
 
 
-def batch(
-    seed, n, split="train", world="seen", size=(256, 192), threads=None, jitter=0.0, margin=1.0, whom="first"
-):
+def batch(seed, n, split="train", world="seen", size=(256, 192), threads=None, jitter=0.0, margin=1.0, whom="first"):
     """n crops, each of another scene and centred on a person, as the network gets them.
 
     -> images (n, H, W, 3) uint8, keypoints (n, 17, 3) float32 x, y, visibility, boxes (n, 4) float32 x, y, w, h, areas

@@ -5,7 +5,6 @@ import numpy as np
 from minivitpose.config import parameter_shapes, read_config
 from minivitpose.parameters import flatten, nest
 
-
 NEAR, FAR = 0.5, 8.0  # patches to a radian of the fastest and the slowest wave of the table of positions
 LEFT_OUT = 0.4  # how much of what tokens have in common each block takes away at first
 
@@ -37,8 +36,8 @@ def waves(grid, channels):
 
 
 def set_attention(p, rng):
-    """Keys are queries, so that a token looks at those like it, and these are near it; and the projection is the values'
-    matrix turned back and made negative: of what they have in common, a part is taken away.
+    """Keys are queries, so that a token looks at those like it, and these are near it; and the projection is the
+    values' matrix turned back and made negative: of what they have in common, a part is taken away.
 
     p: {"qkv": ..., "proj": ...} of a block, changed in place. Source: Trockman and Kolter, Mimetic initialization of
     self-attention layers, 2023, who draw both products of matrices around multiples of the identity.
