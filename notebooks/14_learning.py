@@ -757,7 +757,7 @@ figure
 #
 # ## Training, live
 #
-# A small ViTPose, from random weights. The loop is all there is to training: batch, loss and gradients, step.
+# A small ViTPose, from new weights. The loop is all there is to training: batch, loss and gradients, step.
 
 # %%
 assert config.grid == (8, 6) and config.heatmap_size == (32, 24)

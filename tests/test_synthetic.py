@@ -503,7 +503,7 @@ def test_crops_of_any_of_a_pictures_people():
             truth = scenes.visible_keypoints(view, actors[chosen], chosen)
             assert np.array_equal(truth[:, 2], someone[:, 2])
             limbs, found = (np.linalg.norm(np.diff(k[5:, :2], axis=0), axis=1) for k in (truth, someone))
-            assert np.allclose(found / limbs, found[0] / limbs[0], rtol=0.05)  # but for the scale
+            assert np.allclose(found / limbs, found[0] / limbs[0], rtol=0.01)  # but for the scale, a little more across
     assert all(alone) and alone and 0 < sum(company) < len(company)
 
 

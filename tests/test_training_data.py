@@ -263,6 +263,13 @@ def test_new_weights_and_a_new_last_layer():
     assert np.array_equal(grown["backbone"]["blocks"]["0"]["attn"]["qkv"]["weight"], qkv)
 
 
+def test_new_attention_with_heads_wider_than_the_channels_allow():
+    attn = fresh(Config(24, 1, 3, head_dim=16), 1)["backbone"]["blocks"]["0"]["attn"]
+    q, k, v = np.split(attn["qkv"]["weight"], 3)
+    assert q.shape == (48, 24) and np.array_equal(q, k)
+    assert np.allclose(attn["proj"]["weight"], -0.4 * v.T, rtol=2e-7, atol=0)  # each rounded once
+
+
 def test_new_positions_tell_how_far_apart_patches_are():
     table = waves((16, 12), 98)
     assert table.shape == (192, 98) and not table[:, 96:].any()

@@ -23,6 +23,7 @@ from minivitpose.synthetic.wardrobe import draw_outfit, pick
 
 WORLDS = ("seen", "unseen")
 SPLITS = ("train", "val", "test")
+WHOM = "first", "any"
 SIZE = (480, 640)
 NOBODY = -1  # the owner of things
 # Metres by which the person's own surface may lie before a joint that still counts as visible
@@ -69,11 +70,16 @@ class Actor:
     height: float
 
 
+def check_option(name, value, known):
+    """Raises SyntheticError unless the value is one of those known."""
+    if value not in known:
+        raise SyntheticError(f"{name}: expected one of {', '.join(known)}, found {value!r}")
+
+
 def generator(seed, split, world, index):
     """The random numbers of one picture."""
-    for name, value, known in (("split", split, SPLITS), ("world", world, WORLDS)):
-        if value not in known:
-            raise SyntheticError(f"{name}: expected one of {', '.join(known)}, found {value!r}")
+    check_option("split", split, SPLITS)
+    check_option("world", world, WORLDS)
     key = SPLITS.index(split), WORLDS.index(world), index
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=key)))
 
@@ -284,7 +290,7 @@ def everybody(view, actors):
 
 def crop_of(seed, split, world, index, size, jitter=0.0, margin=1.0, whom="first"):
     """One of a picture's people in the crop that the pipeline would cut: a function that draws the pixels, keypoints,
-    box, area.
+    box, area. whom: as for ``batch``; where nothing can be seen of the one who was drawn, it is the first.
     """
     rng = generator(seed, split, world, index)
     view, actors = lay_out(rng, world)
@@ -310,11 +316,10 @@ def batch(seed, n, split="train", world="seen", size=(256, 192), threads=None, j
     (n,) float32, all in pixels of the crop. Black is what lies outside the picture. seed: a whole number from 0, or a
     tuple of them; n: how many of its scenes, or the numbers of those that are wanted; jitter: how far the crops' scale
     is off at most, as a share, and four times their centre; margin: how many times as wide and high the rectangle is
-    that is drawn, to cut from later; whom: "first", the person whom the picture is about, or "any" of its people.
-    Raises SyntheticError.
+    that is drawn, to cut from later; whom: "first", the person whom the picture is about, or "any" of its people,
+    drawn at random. Raises SyntheticError.
     """
-    if whom not in ("first", "any"):
-        raise SyntheticError(f"whom: expected one of first, any, found {whom!r}")
+    check_option("whom", whom, WHOM)
     threads = threads or os.cpu_count() or 1
     numbers = range(n) if isinstance(n, int | np.integer) else n
     found = (crop_of(seed, split, world, i, size, jitter, margin, whom) for i in numbers)

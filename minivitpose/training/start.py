@@ -42,8 +42,8 @@ def set_attention(p, rng):
     p: {"qkv": ..., "proj": ...} of a block, changed in place. Source: Trockman and Kolter, Mimetic initialization of
     self-attention layers, 2023, who draw both products of matrices around multiples of the identity.
     """
-    C = len(p["proj"]["weight"])
-    look, value = rng.standard_normal((2, C, C)) / np.sqrt(C)
+    C, inner = p["proj"]["weight"].shape
+    look, value = rng.standard_normal((2, inner, C)) / np.sqrt(C)
     p["qkv"]["weight"][:] = np.concatenate([look, look, value])
     p["proj"]["weight"][:] = -LEFT_OUT * value.T
 
@@ -51,7 +51,7 @@ def set_attention(p, rng):
 def first_value(name, shape, rng):
     if name.endswith("num_batches_tracked"):
         return np.array(0)
-    if name.endswith("pos_embed"):
+    if name.endswith(("pos_embed", "attn.qkv.weight", "attn.proj.weight")):  # set together, by ``fresh``
         x = np.zeros(shape)
     elif name.startswith("keypoint_head") and len(shape) > 1:
         x = 0.001 * rng.standard_normal(shape)
