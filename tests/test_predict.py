@@ -451,7 +451,13 @@ def test_what_is_behind_a_repaired_line_is_gone(here, monkeypatch):
 def started(*arguments, **more):
     """The command in a process of its own, and the path of its journal."""
     command = [sys.executable, "-m", "minivitpose", "predict", *arguments, "--weights", "w.npz", *FAST]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more)
+    options = {"preexec_fn": heed_interrupts} | more
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+def heed_interrupts():
+    """Tests that run in the background of a shell inherit that SIGINT is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def wait_for_lines(process, journal, count):
