@@ -10,7 +10,7 @@ from math import isqrt
 from minivitpose.layers import DECONV_PADDING
 
 VARIANTS = {  # name: embed_dim, depth, num_heads. Source: the configs of ViTPose; mini is this package's own
-    "mini": (128, 4, 4),
+    "mini": (96, 8, 3),
     "S": (384, 12, 12),
     "B": (768, 12, 12),
     "L": (1024, 24, 16),

@@ -50,7 +50,7 @@ shown(figure)
 #
 # 1. **The crop.** One person is cut out of the picture and scaled to 256 × 192 pixels.
 # 2. **Patches.** The crop is cut into 16 × 12 squares. Each becomes a list of numbers, a *token*.
-# 3. **Attention.** In each of four blocks, every token gathers from all tokens what it needs. The picture shows whom
+# 3. **Attention.** In each of eight blocks, every token gathers from all tokens what it needs. The picture shows whom
 #    the marked token looks at.
 # 4. **Heatmaps.** The decoder turns the tokens into one map a joint: how likely is the joint to be here?
 # 5. **Keypoints.** The highest point of each map, taken back into the picture.
@@ -187,7 +187,7 @@ letters = {
     "K": (c.num_keypoints, "keypoints, the joints"),
     "Hm × Wm": (f"{Hm} × {Wm}", "cells of a heatmap"),
 }
-assert (Hp, Wp, Hm, Wm) == (16, 12, 64, 48) and c.embed_dim == 128 and c.num_heads * c.head_dim == c.embed_dim
+assert (Hp, Wp, Hm, Wm) == (16, 12, 64, 48) and c.embed_dim == 96 and c.num_heads * c.head_dim == c.embed_dim
 teach.say(
     "| letter | here | what |\n|:-|-:|:-|\n" + "\n".join(f"| {x} | {n} | {what} |" for x, (n, what) in letters.items())
 )
@@ -201,7 +201,7 @@ teach.say(
 
 # %%
 heatmaps, cache = model.run_with_cache(example.images)
-assert len(cache) == 79 and sum(name.startswith("backbone.blocks.0") for name in cache) == 17
+assert len(cache) == 147 and sum(name.startswith("backbone.blocks.0") for name in cache) == 17
 teach.say(inspect.getdoc(trace))
 
 # %% [markdown]
@@ -255,11 +255,11 @@ def quickest(model, runs):
 compiled = model.with_engine("numba")
 weights = {name: x.size for name, x in model.state_dict().items() if is_learnt(name)}
 textbook, quick = quickest(model, 5), quickest(compiled, 30)
-assert sum(weights.values()) == 1_081_073 and shares(weights)["attention"] + shares(weights)["MLP"] > 70
+assert sum(weights.values()) == 1_119_089 and shares(weights)["attention"] + shares(weights)["MLP"] > 70
 
 # %%
 columns = {
-    "share of the 1,081,073 weights": shares(weights),
+    f"share of the {sum(weights.values()):,} weights": shares(weights),
     "share of the time, NumPy": shares(textbook),
     "share of the time, Numba": shares(quick),
 }
@@ -291,7 +291,7 @@ teach.say(f"Together {slow:.0f} ms in NumPy and {fast:.0f} ms in Numba, on the m
 # %%
 compiled_cache = compiled.run_with_cache(example.images)[1]
 report = mvp.compare(compiled_cache, example.reference)
-assert report.total == 79
+assert report.total == 147
 teach.say("  \n".join(report.verdict()))
 
 # %% [markdown]
@@ -499,7 +499,7 @@ def changes(y, x):
     other = example.images.copy()
     other[0, :, y, x] += 1
     other = model.run_with_cache(other)[1]
-    stages = ["backbone.pos", *(f"backbone.blocks.{i}" for i in range(4))]
+    stages = ["backbone.pos", *(f"backbone.blocks.{i}" for i in range(model.config.depth))]
     return {name: np.abs(other[name] - cache[name])[0].max(axis=-1) for name in stages}
 
 

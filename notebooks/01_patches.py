@@ -26,7 +26,7 @@ images = example.images  # the crop as the network takes it
 proj = example.params["backbone"]["patch_embed"]["proj"]
 weight, bias = proj["weight"], proj["bias"]
 
-assert images.shape == (1, 3, 256, 192) and weight.shape == (128, 3, 16, 16) and bias.shape == (128,)
+assert images.shape == (1, 3, 256, 192) and weight.shape == (96, 3, 16, 16) and bias.shape == (96,)
 images.shape, weight.shape, bias.shape
 
 # %% [markdown]
@@ -42,7 +42,7 @@ figures.bars(tables, "numbers in one table, N × N", "The smaller the patch, the
 
 # %% [markdown]
 # In float32, one table of single pixels would take more than 9 GB. With 16 × 16 pixels to a patch there are 192 tokens,
-# and a table takes 147 kB. The price: within a patch, all detail must be told in the 128 numbers of its token.
+# and a table takes 147 kB. The price: within a patch, all detail must be told in the 96 numbers of its token.
 #
 # ## The pixels become numbers about 0
 #
@@ -96,8 +96,8 @@ assert np.isclose(mine, expected, atol=1e-4)
 
 one = teach.race({"one number": lambda: one_number(padded, 5, 7, 6)}).seconds["one number"]
 teach.say(
-    f"{mine:.5f}, and the network has {expected:.5f}. There are 128 × 192 = 24,576 such numbers: in these loops all of "
-    f"them would take {24_576 * one:.0f} seconds."
+    f"{mine:.5f}, and the network has {expected:.5f}. There are 96 × 192 = 18,432 such numbers: in these loops all of "
+    f"them would take {18_432 * one:.0f} seconds."
 )
 
 # %% [markdown]
@@ -107,9 +107,9 @@ teach.say(
 # %%
 def patch_embed_loops(images, weight, bias):
     padded = np.pad(images, ((0, 0), (0, 0), (2, 2), (2, 2)))
-    y = np.empty((len(images), 128, 16, 12), images.dtype)
+    y = np.empty((len(images), len(weight), 16, 12), images.dtype)
     for n in range(len(images)):
-        for o in range(128):
+        for o in range(len(weight)):
             for i in range(16):
                 for j in range(12):
                     window = padded[n, :, 16 * i : 16 * i + 16, 16 * j : 16 * j + 16]
@@ -148,9 +148,9 @@ figures.tiles([dense, sparse], titles, 2, 380, title=title)
 # %%
 cut = padded[:, :256, :192].reshape(3, 16, 16, 12, 16)  # colour, patch row, pixel row, patch column, pixel column
 patches = cut.transpose(1, 3, 0, 2, 4).reshape(192, 768)  # one row a patch: colour, pixel row, pixel column
-filters = weight.reshape(128, 768)
+filters = weight.reshape(96, 768)
 tokens = patches @ filters.T + bias
-assert tokens.shape == (192, 128)
+assert tokens.shape == (192, 96)
 
 
 def as_picture(patches, gap=0):
@@ -161,7 +161,7 @@ def as_picture(patches, gap=0):
 
 
 canvas = teach.canvas(900, 300, "im2col")
-parts = {"patches\n192 × 768": patches, "times filters\n768 × 128": filters.T, "= tokens\n192 × 128": tokens}
+parts = {"patches\n192 × 768": patches, "times filters\n768 × 96": filters.T, "= tokens\n192 × 96": tokens}
 first, *others = canvas.subplots(1, 4, width_ratios=[410, 600, 180, 150])
 first.imshow(as_picture(patches, gap=4), interpolation="nearest")
 figures.bare(first, "the crop, cut")
@@ -178,7 +178,7 @@ canvas
 # The same numbers again? As a map, the channels come before rows and columns.
 
 # %%
-as_map = tokens.T.reshape(1, 128, 16, 12)
+as_map = tokens.T.reshape(1, 96, 16, 12)
 teach.against_reference("backbone.patch_embed.proj", as_map)
 
 # %% [markdown]
@@ -312,7 +312,7 @@ print(report.verdict()[0])
 # %% [markdown]
 # ## What was learnt: the filters
 #
-# Each of the 128 filters is a small colour picture of 16 × 16 pixels. A token's number is large where its patch looks
+# Each of the 96 filters is a small colour picture of 16 × 16 pixels. A token's number is large where its patch looks
 # like the filter. Each is shown in its own range of colours.
 
 
@@ -325,25 +325,25 @@ def mosaic(pictures, columns):
 
 
 directions = np.linalg.svd(filters, full_matrices=False)[2][:32].reshape(32, 3, 16, 16)
-canvas = teach.canvas(900, 620, "filters")
-above, below = canvas.subplots(2, 1, height_ratios=[8, 2])
+canvas = teach.canvas(900, 510, "filters")
+above, below = canvas.subplots(2, 1, height_ratios=[6, 2])
 above.imshow(mosaic(weight.transpose(0, 2, 3, 1), 16), interpolation="nearest")
 below.imshow(mosaic(directions.transpose(0, 2, 3, 1), 16), interpolation="nearest")
-figures.bare(above, "The 128 filters")
+figures.bare(above, "The 96 filters")
 figures.bare(below, "The 32 directions that they react to most, all of them together (singular vectors)")
 canvas
 
 # %% [markdown]
 # A filter of a small model, trained for a short time, keeps much of the noise that it began with, and single ones may
 # look like nothing. What counts is what they see together. The lower rows are the directions in the space of patches
-# that change the token most: spots of colour, light against dark, edges. Large models show more of that in single
+# that change the token most: stripes, spots of colour, light against dark. Large models show more of that in single
 # filters, too.
 #
 # What does one filter answer to?
 
 
 # %%
-y = example.cache["backbone.patch_embed.proj"][0]  # (128, 16, 12)
+y = example.cache["backbone.patch_embed.proj"][0]  # (96, 16, 12)
 busiest = y.std(axis=(1, 2)).argsort()[::-1].tolist()
 
 
@@ -372,10 +372,10 @@ def busy_filters():
 teach.explore(one_filter, busy_filters, channel=busiest)
 
 # %% [markdown]
-# ## How much of a patch survives in 128 numbers?
+# ## How much of a patch survives in 96 numbers?
 #
-# 768 numbers go in, 128 come out. Can the patch be guessed from its token? Guessing means one more matrix product, from
-# 128 back to 768.
+# 768 numbers go in, 96 come out. Can the patch be guessed from its token? Guessing means one more matrix product, from
+# 96 back to 768.
 #
 # - **Knowing nothing of pictures:** the shortest patch that gives this token, by the pseudo-inverse of the filters.
 # - **Knowing what patches look like:** the matrix that guesses best on other patches, by least squares. They come from
@@ -403,7 +403,7 @@ def kept(guessed):
 
 
 # %%
-random = np.random.default_rng(0).standard_normal((128, 768)) / np.sqrt(768)
+random = np.random.default_rng(0).standard_normal((96, 768)) / np.sqrt(768)
 guesses = {
     "knowing nothing": patches @ filters.T @ np.linalg.pinv(filters.T),
     "knowing patches": guess(filters),
@@ -412,11 +412,11 @@ guesses = {
 pictures = [as_picture(patches), *map(as_picture, guesses.values())]
 titles = ["the 192 patches", *(f"{name}\n{kept(x):.1f} % kept" for name, x in guesses.items())]
 assert all(kept(guesses[name]) > 80 for name in list(guesses)[1:])
-figures.tiles(pictures, titles, columns=4, height=330, title="768 numbers a patch, guessed back from 128")
+figures.tiles(pictures, titles, columns=4, height=330, title="768 numbers a patch, guessed back from 96")
 
 # %% [markdown]
 # Most of the picture is still there. Neighbouring pixels are alike, so a patch holds far less than 768 free numbers,
-# and 128 different looks at it nearly fix it. Even random filters keep most. So the task of this layer is not to
+# and 96 different looks at it nearly fix it. Even random filters keep most. So the task of this layer is not to
 # squeeze: it is to hand the pixels on in a form in which the first block can use them.
 #
 # ## Exercise 1.1 · From map to tokens

@@ -16,13 +16,14 @@ from minivitpose import layers, teach
 from minivitpose.pose import crop, network_input
 from minivitpose.pose.decode import decode
 from minivitpose.teach import figures
+from minivitpose.training.start import waves
 
 example = teach.example()
 tokens = layers.to_tokens(example.cache["backbone.patch_embed.proj"])  # the patches, before the positions
 pos_embed = example.params["backbone"]["pos_embed"]
 rng = np.random.default_rng(0)
 
-assert tokens.shape == (1, 192, 128) and pos_embed.shape == (1, 193, 128)
+assert tokens.shape == (1, 192, 96) and pos_embed.shape == (1, 193, 96)
 tokens.shape, pos_embed.shape
 
 # %% [markdown]
@@ -34,7 +35,7 @@ tokens.shape, pos_embed.shape
 # %%
 order = rng.permutation(192)
 qkv = layers.linear(tokens.astype(np.float64), **example.block["attn"]["qkv"])  # float64: no rounding to argue about
-q, k, v = layers.split_heads(qkv, 4)
+q, k, v = layers.split_heads(qkv, example.model.config.num_heads)
 answer = layers.scaled_dot_product_attention(q, k, v)
 shuffled = layers.scaled_dot_product_attention(q[:, :, order], k[:, :, order], v[:, :, order])
 
@@ -55,18 +56,18 @@ def patchwork(order):
 
 
 def run(x, model=example.model):
-    """Heatmaps and cache if ``x`` (1, 192, 128) goes into the first block."""
+    """Heatmaps and cache if ``x`` (1, 192, 96) goes into the first block."""
     return model.run_with_cache(example.images.astype(model.dtype), replace={"backbone.pos": x.astype(model.dtype)})
 
 
 exact = example.model.astype("float64")
 last = [run(x, exact)[1]["backbone.last_norm"] for x in (tokens, tokens[:, order])]
 assert np.allclose(last[1], last[0][:, order], rtol=0, atol=1e-9)
-title = "Without positions, the same to all four blocks"
+title = "Without positions, the same to all eight blocks"
 figures.tiles([example.crop.pixels, patchwork(order)], ["the crop", "its patches, shuffled"], 2, 320, title=title)
 
 # %% [markdown]
-# `assert` has just shown it: after four blocks, each token has the same numbers in both.
+# `assert` has just shown it: after eight blocks, each token has the same numbers in both.
 #
 # ## The formula
 #
@@ -75,7 +76,7 @@ figures.tiles([example.crop.pixels, patchwork(order)], ["the crop", "its patches
 # $$ z_n = x_n + p_{1 + n} + p_0, \qquad n = 0, \dots, N - 1 $$
 #
 # $x_n$ is the token of patch $n$, in reading order. $p$ is the table `pos_embed`: N + 1 rows of C numbers, here 193 ×
-# 128. Row $1 + n$ belongs to patch $n$. Row 0 is added to every token; that is odd, and we come to it.
+# 96. Row $1 + n$ belongs to patch $n$. Row 0 is added to every token; that is odd, and we come to it.
 #
 # ## The code
 #
@@ -112,7 +113,7 @@ teach.race(
 )
 
 # %% [markdown]
-# There is no Numba version: 24,576 sums are too few to gain anything. The fast engine adds both rows into one table
+# There is no Numba version: 18,432 sums are too few to gain anything. The fast engine adds both rows into one table
 # when the model is loaded, and exercise 2.2 does the same.
 #
 # How large are the three parts of a token?
@@ -131,15 +132,29 @@ teach.say(
 # %% [markdown]
 # ## What was learnt
 #
-# Nobody told the table what "next to" means: 192 rows, all random at first. Training gave places that should be treated
-# alike like vectors. Each small map below belongs to one patch: how much is its position like every other position?
-# (Cosine of the angle between the two vectors, after the mean of all positions is taken off: 1 is the same direction, 0
-# is none in common.)
+# The training of this model did not start from a random table, but from sines and cosines: the first half of the
+# channels are waves along the columns, the second half along the rows, each from fast to slow (`waves` in
+# `training/start.py`). Neighbours then are alike from the start. After that every one of the 193 × 96 numbers was free
+# to change. What has become of them?
+#
+# Each small map below belongs to one patch: how much is its position like every other position? (Cosine of the angle
+# between the two vectors, after the mean of all positions is taken off: 1 is the same direction, 0 is none in common.)
+
 
 # %%
-place = pos_embed[0, 1:] - pos_embed[0, 1:].mean(axis=0)
-unit = place / np.linalg.norm(place, axis=1, keepdims=True)
-similarity = unit @ unit.T
+def centred(table):
+    """(192, C) without the mean of its rows."""
+    return table - table.mean(axis=0)
+
+
+def cosines(place):
+    """Cosines of all pairs of rows: (192, 192)."""
+    unit = place / np.linalg.norm(place, axis=1, keepdims=True)
+    return unit @ unit.T
+
+
+place, at_start = centred(pos_embed[0, 1:]), centred(waves((16, 12), 96))
+similarity = cosines(place)
 assert similarity.shape == (192, 192) and np.allclose(np.diag(similarity), 1, atol=1e-5)
 
 maps = np.pad(similarity.reshape(16, 12, 16, 12), ((0, 0), (0, 0), (0, 2), (0, 2)), constant_values=np.nan)
@@ -155,9 +170,9 @@ canvas.colorbar(image, ax=ax, shrink=0.4, label="cosine").ax.tick_params(labelsi
 canvas
 
 # %% [markdown]
-# Each map is 1 at its own patch and falls off from there: the table has learnt a plane. A ruler would give round spots
-# of the same size everywhere. Where spots are wider, the places around are treated alike. Where a map has two spots
-# side by side, a place on the left and one on the right are. Some of the maps over the crop, with their patch marked:
+# Each map is 1 at its own patch and falls off from there: the table is a plane. Where spots are wider, the places
+# around are treated alike. Some of the maps over the crop, with their patch marked, and below them the same for the
+# table that the training started from:
 
 
 # %%
@@ -168,26 +183,41 @@ def one_place(row, column):
 
 
 def some_places():
-    joints = ("nose", "left_shoulder", "left_wrist", "left_hip", "right_knee", "left_ankle")
-    chosen = {"corner": 0, "top": 6, "left edge": 96, "right edge": 107, "low left": 180, "low right": 191}
+    joints = ("nose", "left_wrist", "left_ankle")
+    chosen = {"corner": 0, "left edge": 96, "low right": 191}
     chosen |= {joint.replace("_", " "): example.token_of(joint) for joint in joints}
     places = list(chosen.values())
-    return figures.over_crop(example.crop, similarity[places], list(chosen), places, columns=6)
+    maps = [*similarity[places], *cosines(at_start)[places]]
+    titles = [*chosen, *(f"{name}, start" for name in chosen)]
+    return figures.over_crop(example.crop, maps, titles, places * 2, columns=6)
 
 
 teach.explore(one_place, some_places, {"row": 8, "column": 6}, row=range(16), column=range(12))
 
 # %% [markdown]
+# At the start the maps are crosses: a patch was like its neighbours, and a little like all of its row and its column.
+# Training has made spots of the crosses where people stand. At the edge there is seldom anybody, since the crop is
+# larger than the box: there a patch has become like the edge all around.
+#
 # Is the table a sum of one vector for the row and one for the column? Take the mean over each row and over each column
-# of the grid, and see how much of the variance they explain. What is left needs both.
+# of the grid, and see how much of the variance they explain. What is left needs both. At the start nothing was left, as
+# each wave runs along the rows or along the columns. So what is left was learnt.
+
 
 # %%
-plane = place.reshape(16, 12, 128)
-row, column = plane.mean(axis=1, keepdims=True), plane.mean(axis=0, keepdims=True)
-parts = {"the row": row, "the column": column, "both together only": plane - row - column}
-parts = {name: np.broadcast_to(part, plane.shape) for name, part in parts.items()}
-shares = {name: 100 * np.square(part).sum() / np.square(plane).sum() for name, part in parts.items()}
-assert np.isclose(sum(shares.values()), 100, atol=0.01)
+def explained(place):
+    """Percent of a table's variance that depends on the row, on the column, on both together only."""
+    plane = place.reshape(16, 12, 96)
+    row, column = plane.mean(axis=1, keepdims=True), plane.mean(axis=0, keepdims=True)
+    parts = {"the row": row, "the column": column, "both together only": plane - row - column}
+    parts = {name: np.broadcast_to(part, plane.shape) for name, part in parts.items()}
+    return {name: 100 * np.square(part).sum() / np.square(plane).sum() for name, part in parts.items()}
+
+
+shares, before = explained(place), explained(at_start)
+assert all(np.isclose(sum(percent.values()), 100, atol=0.01) for percent in (shares, before))
+assert before["both together only"] < 1e-9 < 1 < shares["both together only"]
+shares |= {f"at the start, {name}": round(share, 6) for name, share in before.items()}
 figures.bars(shares, "percent of the variance", "What a position depends on")
 
 # %% [markdown]
@@ -206,12 +236,12 @@ figures.tiles(patterns, names, 6, 210, limits="signed", title="The first six pat
 # becomes of the heatmaps if these are wrong? `replace` lets the network go on with tokens of our own making.
 
 # %%
-grid = pos_embed[0, 1:].reshape(16, 12, 128)
+grid = pos_embed[0, 1:].reshape(16, 12, 96)
 
 
 def with_table(grid, slot=pos_embed[:, :1]):
-    """The tokens with another table of positions, (16, 12, 128)."""
-    return tokens + grid.reshape(1, 192, 128) + slot
+    """The tokens with another table of positions, (16, 12, 96)."""
+    return tokens + grid.reshape(1, 192, 96) + slot
 
 
 cases = {
@@ -245,7 +275,8 @@ figures.bars(off, "pixels of the picture, median over 17 joints", "How far the j
 # %% [markdown]
 # Without positions, or with shuffled ones, the pose is lost, though all patches are still there. Moving the whole table
 # is another kind of lie. The tokens still know who is whose neighbour, but the network believes that a foot is where a
-# knee is, and it has learnt where feet usually are.
+# knee is, and it has learnt where feet usually are. A move sideways does less harm: heads are above feet in most
+# pictures, but left and right have no such order.
 #
 # ## The slot of the class token
 #
@@ -263,9 +294,9 @@ figures.bars(off, "pixels of the picture, median over 17 joints", "How far the j
 right = cases["right"]
 mistakes = {
     "row 0 forgotten": with_table(grid, 0),
-    "the first 192 rows": with_table(pos_embed[0, :-1].reshape(16, 12, 128), 0),
+    "the first 192 rows": with_table(pos_embed[0, :-1].reshape(16, 12, 96), 0),
     "row 0 twice": with_table(grid, 2 * pos_embed[:, :1]),
-    "columns before rows": with_table(grid.reshape(12, 16, 128).transpose(1, 0, 2)),
+    "columns before rows": with_table(grid.reshape(12, 16, 96).transpose(1, 0, 2)),
 }
 wrong = {name: 100 * np.linalg.norm(x - right) / np.linalg.norm(right) for name, x in mistakes.items()}
 assert min(wrong.values()) > 1e-3  # float32 rounds at 1e-5 percent
@@ -297,7 +328,7 @@ print(mvp.compare(slot_forgotten, example.reference).verdict()[0])
 
 # %%
 larger = layers.resize_positions(pos_embed, (16, 12), (24, 18))
-assert larger.shape == (1, 1 + 24 * 18, 128) and np.array_equal(larger[:, 0], pos_embed[:, 0])
+assert larger.shape == (1, 1 + 24 * 18, 96) and np.array_equal(larger[:, 0], pos_embed[:, 0])
 component = place.T @ u[:, 0]  # the strongest pattern of above
 known, between = ((table[0, 1:] - pos_embed[0, 1:].mean(axis=0)) @ component for table in (pos_embed, larger))
 titles = ["learnt: 16 × 12", "interpolated: 24 × 18"]
@@ -352,14 +383,14 @@ teach.check("positions", positions)
 # ## Exercise 2.2 · One table
 #
 # Difficulty ●○○ · 5 minutes. Both rows can be added together once, when the model is loaded, and the bias of the patch
-# embedding with them. Make one table (192, 128) so that the patches without bias plus this table are `backbone.pos`.
+# embedding with them. Make one table (192, 96) so that the patches without bias plus this table are `backbone.pos`.
 #
 # <details><summary>Hint</summary>Addition does not mind the order: (W x + b) + p + p0 = W x + (b + p + p0).</details>
 
 # %% tags=["exercise"]
 proj = example.params["backbone"]["patch_embed"]["proj"]
 without_bias = layers.to_tokens(layers.patch_embed(example.images, proj["weight"]))
-table = np.zeros((192, 128), np.float32)  # your code
+table = np.zeros((192, 96), np.float32)  # your code
 print("largest difference", np.abs(without_bias + table - example.cache["backbone.pos"]).max())
 
 # %% tags=["solution"] jupyter={"source_hidden": true}
@@ -374,8 +405,8 @@ print(f"largest difference {difference:.1e}: rounding, as the sums are in anothe
 # ## Exercise 2.3 · Read the place off the vector
 #
 # Difficulty ●●● · 15 minutes. Given only the vector of a position, can you say its row and its column? Fit a linear
-# rule on every second patch, as on a chessboard, and try it on the others. With 128 numbers and 96 examples a rule can
-# learn anything by heart: use only the first 12 principal components.
+# rule on every second patch, as on a chessboard, and try it on the others. With 96 numbers a position and only 96
+# examples, a rule can learn anything by heart: use only the first 12 principal components.
 #
 # <details><summary>Hint 1</summary><code>(u * s)[:, :12]</code> from above, with a column of ones beside it.</details>
 # <details><summary>Hint 2</summary><code>np.linalg.lstsq(inputs[black], targets[black])</code>, where

@@ -15,10 +15,10 @@ from minivitpose import kernels, layers, teach
 from minivitpose.teach import figures
 
 example = teach.example()
-x = example.cache["backbone.pos"]  # (1, 192, 128): the tokens as the first block gets them
+x = example.cache["backbone.pos"]  # (1, 192, 96): the tokens as the first block gets them
 weight, bias = example.block["norm1"]["weight"], example.block["norm1"]["bias"]
 
-assert x.shape == (1, 192, 128) and weight.shape == bias.shape == (128,)
+assert x.shape == (1, 192, 96) and weight.shape == bias.shape == (96,)
 x.shape, weight.shape, bias.shape
 
 # %% [markdown]
@@ -30,7 +30,7 @@ x.shape, weight.shape, bias.shape
 # %%
 mean, std = x[0].mean(axis=-1), x[0].std(axis=-1)
 figures.over_crop(
-    example.crop, [mean, std], ["mean of a token's 128 numbers", "their standard deviation"], columns=2, height=300
+    example.crop, [mean, std], ["mean of a token's 96 numbers", "their standard deviation"], columns=2, height=300
 )
 
 # %%
@@ -78,7 +78,7 @@ teach.against_reference("backbone.blocks.0.norm1", slow)
 #
 # ## In NumPy
 #
-# `keepdims=True` keeps the last axis as one of length 1, so that `(1, 192, 128) - (1, 192, 1)` subtracts each token's
+# `keepdims=True` keeps the last axis as one of length 1, so that `(1, 192, 96) - (1, 192, 1)` subtracts each token's
 # own mean. This is all of `layers.layer_norm`:
 
 # %%
@@ -92,7 +92,7 @@ steps["/ std"] = steps["x - mean"] / np.sqrt(x.var(axis=-1, keepdims=True) + 1e-
 steps["* weight + bias"] = steps["/ std"] * weight + bias
 assert np.allclose(steps["/ std"].mean(-1), 0, atol=1e-5) and np.allclose(steps["/ std"].std(-1), 1, atol=1e-3)
 
-figures.histograms(steps, title="All 24,576 numbers, step by step", bins=np.linspace(-4, 4, 81))
+figures.histograms(steps, title="All 18,432 numbers, step by step", bins=np.linspace(-12, 12, 121))
 
 # %% [markdown]
 # After the third line every token has mean 0 and standard deviation 1. The last step then gives each **channel** its
@@ -189,7 +189,7 @@ teach.check("layer_norm", layer_norm)
 
 # %% tags=["solution"] jupyter={"source_hidden": true}
 ### BEGIN SOLUTION
-one, zero = np.ones(128), np.zeros(128)
+one, zero = np.ones(96), np.zeros(96)
 usual = x[0, :1].astype(np.float64)
 nearly_constant = 7 + 1e-3 * usual
 for name, token in {"a usual token": usual, "a nearly constant one": nearly_constant}.items():

@@ -18,11 +18,13 @@ from minivitpose.pose import cells_to_crop, decode_argmax
 from minivitpose.teach import figures
 
 example = teach.example()
-cache, config, weights = example.cache, example.model.config, example.block["attn"]
-x = cache["backbone.blocks.0.norm1"]  # what the first attention reads
+cache, config = example.cache, example.model.config
+at = "backbone.blocks.3"  # the block that is looked at, one of eight
+x = cache[f"{at}.norm1"]  # what its attention reads
+weights = example.params["backbone"]["blocks"]["3"]["attn"]
 
-assert x.shape == (1, 192, 128) and config.grid == (16, 12)
-assert weights["qkv"]["weight"].shape == (384, 128) and weights["proj"]["weight"].shape == (128, 128)
+assert x.shape == (1, 192, 96) and config.grid == (16, 12)
+assert weights["qkv"]["weight"].shape == (288, 96) and weights["proj"]["weight"].shape == (96, 96)
 x.shape, config.num_heads, config.head_dim
 
 # %% [markdown]
@@ -49,23 +51,23 @@ figure
 
 # %% [markdown]
 # From the patch alone it is hard to say whether it shows a wrist, and impossible to say whether it is the left or the
-# right one. The token has to ask the others. Which of the layers lets it? We change one token a little and count the
-# tokens that come out changed.
+# right one. The token has to ask the others. Which of the layers lets it? We change one token a little in the first
+# block and count the tokens that come out changed.
 
 
 # %%
 def changed_tokens(layer):
-    before = x.astype(np.float64)
+    before = cache["backbone.blocks.0.norm1"].astype(np.float64)
     after = before.copy()
-    after[0, token] += np.linspace(-1, 1, 128)
+    after[0, token] += np.linspace(-1, 1, 96)
     return int((layer(after) != layer(before)).any(axis=-1).sum())
 
 
 counts = {
     "layer norm": changed_tokens(lambda x: layers.layer_norm(x, **example.block["norm1"])),
-    "linear": changed_tokens(lambda x: layers.linear(x, **weights["qkv"])),
+    "linear": changed_tokens(lambda x: layers.linear(x, **example.block["attn"]["qkv"])),
     "MLP": changed_tokens(lambda x: layers.mlp(x, **example.block["mlp"])),
-    "attention": changed_tokens(lambda x: layers.attention(x, **weights, num_heads=4)),
+    "attention": changed_tokens(lambda x: layers.attention(x, **example.block["attn"], num_heads=3)),
 }
 assert counts == {"layer norm": 1, "linear": 1, "MLP": 1, "attention": 192}
 figures.bars(counts, "of 192 tokens changed", "Change one token: only attention tells the others")
@@ -141,17 +143,18 @@ figure
 #
 # ## The same for a wrist
 #
-# Queries, keys and values come from one linear layer, `qkv`. Of its 384 outputs the first 128 are queries, the next
-# 128 keys and the last 128 values. Each 128 are four **heads** of 32; for now we look at one head alone.
+# Queries, keys and values come from one linear layer, `qkv`. We take that of block 3: what its tokens hold has passed
+# through three blocks, so that there is something to ask for. Of its 288 outputs the first 96 are queries, the next
+# 96 keys and the last 96 values. Each 96 are three **heads** of 32; for now we look at one head alone.
 
 # %%
 qkv = layers.linear(x, **weights["qkv"])
-assert qkv.shape == (1, 192, 3 * 4 * 32)
+assert qkv.shape == (1, 192, 3 * 3 * 32)  # q, k and v; heads; numbers of a head
 
-pattern_of = cache["backbone.blocks.0.attn.pattern"][0]  # (4, 192, 192): used here only to choose a head
+pattern_of = cache[f"{at}.attn.pattern"][0]  # (3, 192, 192): used here only to choose a head
 head = int(pattern_of[:, token].max(axis=-1).argmax())  # the one that is surest about this token
 own = slice(32 * head, 32 * head + 32)
-q, k, v = qkv[0, :, :128][:, own], qkv[0, :, 128:256][:, own], qkv[0, :, 256:][:, own]
+q, k, v = qkv[0, :, :96][:, own], qkv[0, :, 96:192][:, own], qkv[0, :, 192:][:, own]
 assert q.shape == k.shape == v.shape == (192, 32)
 
 scores, shares, gathered = (np.array(a) for a in attend_loops(q[token].tolist(), k.tolist(), v.tolist()))
@@ -303,9 +306,9 @@ figure
 forgot, forgot_cache = load("mini", engine="numpy", qk_scale=1.0).run_with_cache(example.images)
 ends = [cells_to_crop(decode_argmax(maps[0])[0], maps.shape[2:], (256, 192)) for maps in (example.heatmaps, forgot)]
 moved = np.linalg.norm(ends[1] - ends[0], axis=-1)
-name = "backbone.blocks.0.attn.pattern"
+name = f"{at}.attn.pattern"
 teach.say(
-    f"Without the division the mean entropy in block 0 falls from {entropy(cache[name]).mean():.2f} to "
+    f"Without the division the mean entropy in block 3 falls from {entropy(cache[name]).mean():.2f} to "
     f"{entropy(forgot_cache[name]).mean():.2f} bits, and the 17 keypoints move by {moved.mean():.1f} pixels of the "
     f"crop on average, the furthest by {moved.max():.0f}."
 )
@@ -352,9 +355,9 @@ with np.errstate(all="ignore"):
     assert np.isnan(softmax_naive(rows - rows.max())[0]).all()
 
 # %%
-largest = {i: cache[f"backbone.blocks.{i}.attn.scores"].max() for i in range(4)}
+largest = {i: cache[f"backbone.blocks.{i}.attn.scores"].max() for i in range(config.depth)}
 teach.say(
-    "The largest scores of this model in blocks 0 to 3 are "
+    f"The largest scores of this model in blocks 0 to {config.depth - 1} are "
     + ", ".join(f"{value:.1f}" for value in largest.values())
     + ". Nothing keeps another model, or another picture, from more than 88."
 )
@@ -363,54 +366,54 @@ teach.say(
 # ## Many heads
 #
 # One pattern gives a token one set of shares. A wrist may want to ask the elbow about one thing and the shoulder about
-# another. So the 128 channels are cut into 4 heads of 32, and each head has a pattern of its own. The number of
-# multiplications stays the same: $N^2 \cdot 128$ for one large head, and $4 \cdot N^2 \cdot 32$ for four.
+# another. So the 96 channels are cut into 3 heads of 32, and each head has a pattern of its own. The number of
+# multiplications stays the same: $N^2 \cdot 96$ for one large head, and $3 \cdot N^2 \cdot 32$ for three.
 #
-# The 384 outputs of `qkv` lie like this:
+# The 288 outputs of `qkv` lie like this:
 
 # %%
 figure = figures.canvas(900, 105, "columns")
 axes = figure.subplots()
 for part, letter in enumerate("qkv"):
-    for h in range(4):
-        left = 128 * part + 32 * h
-        axes.barh(0, 32, left=left, color=figures.COLOURS[part], alpha=0.75 - 0.16 * h, edgecolor="white")
+    for h in range(3):
+        left = 96 * part + 32 * h
+        axes.barh(0, 32, left=left, color=figures.COLOURS[part], alpha=0.75 - 0.2 * h, edgecolor="white")
         axes.text(left + 16, 0, f"{letter}\nhead {h}", ha="center", va="center", fontsize=8.5, color="black")
-axes.set_xticks(range(0, 385, 32))
+axes.set_xticks(range(0, 289, 32))
 axes.set_yticks([])
-axes.set_xlim(0, 384)
-figures.plain(axes, "column of qkv", title="One token's 384 numbers: queries, keys, values; in each the heads in turn")
+axes.set_xlim(0, 288)
+figures.plain(axes, "column of qkv", title="One token's 288 numbers: queries, keys, values; in each the heads in turn")
 axes.grid(visible=False)
 figure
 
 # %% [markdown]
 # We want an array of shape (head, token, 32) for each of q, k, v. `reshape` only cuts the row of numbers in memory
-# into pieces; it never moves one. Cutting the 384 columns into (3, 4, 32) is right. Then `transpose` brings the axes
-# into the order that we want.
+# into pieces; it never moves one. Cutting the 288 columns into (3, 3, 32) is right: q, k and v, in each the heads, in
+# each its numbers. Then `transpose` brings the axes into the order that we want.
 
 # %%
 print(inspect.getsource(layers.split_heads))
-q, k, v = layers.split_heads(qkv, num_heads=4)
-assert q.shape == k.shape == v.shape == (1, 4, 192, 32)
-assert np.array_equal(k[0, head], qkv[0, :, 128:256][:, own])  # as we cut it out by hand above
+q, k, v = layers.split_heads(qkv, num_heads=3)
+assert q.shape == k.shape == v.shape == (1, 3, 192, 32)
+assert np.array_equal(k[0, head], qkv[0, :, 96:192][:, own])  # as we cut it out by hand above
 
 # %% [markdown]
-# **What goes wrong without the transpose?** `qkv.reshape(3, 1, 4, 192, 32)` has the right shape too, and no error
+# **What goes wrong without the transpose?** `qkv.reshape(3, 1, 3, 192, 32)` has the right shape too, and no error
 # comes. To see what it does, we send numbers through that say where they come from.
 
 # %%
-origin = np.arange(192 * 384).reshape(1, 192, 384)  # token = origin // 384, column = origin % 384
-right, wrong = layers.split_heads(origin, 4)[0][0, 0], origin.reshape(3, 1, 4, 192, 32)[0][0, 0]
-assert right.shape == wrong.shape and set(wrong.ravel() // 384) == set(range(16))
+origin = np.arange(192 * 288).reshape(1, 192, 288)  # token = origin // 288, column = origin % 288
+right, wrong = layers.split_heads(origin, 3)[0][0, 0], origin.reshape(3, 1, 3, 192, 32)[0][0, 0]
+assert right.shape == wrong.shape and set(wrong.ravel() // 288) == set(range(22))
 
 figure = figures.canvas(900, 290, "origin")
 for axes, (name, ids, most) in zip(
     figure.subplots(1, 4),
     [
-        ("right: from which token", right // 384, 191),
-        ("right: from which column", right % 384, 383),
-        ("no transpose: which token", wrong // 384, 191),
-        ("no transpose: which column", wrong % 384, 383),
+        ("right: from which token", right // 288, 191),
+        ("right: from which column", right % 288, 287),
+        ("no transpose: which token", wrong // 288, 191),
+        ("no transpose: which column", wrong % 288, 287),
     ],
     strict=True,
 ):
@@ -424,10 +427,11 @@ figure
 
 # %% [markdown]
 # Right: row 0 is token 0, row 191 is token 191, and all columns are the 32 queries of head 0. Without the transpose,
-# the "queries of head 0" are all 384 numbers of the first 16 tokens, keys and values among them. The map shows it:
+# the "queries of head 0" are all 288 numbers of the first 21 tokens and a part of the next one's, keys and values among
+# them. The map shows it:
 
 # %%
-wrong_q, wrong_k, _ = qkv.reshape(3, 1, 4, 192, 32)
+wrong_q, wrong_k, _ = qkv.reshape(3, 1, 3, 192, 32)
 mixed = layers.softmax(wrong_q[0, head] @ wrong_k[0, head].T / np.float32(math.sqrt(32)))
 maps = {f"head {head}, the wrist's row": pattern[token], "without the transpose": mixed[token]}
 maps["how far off"] = np.abs(mixed - pattern)[token]
@@ -438,8 +442,9 @@ off = np.abs(mixed - pattern).sum(axis=-1).mean() / 2
 teach.say(f"On average {100 * off:.0f} % of a token's attention lies on tokens where it does not belong.")
 
 # %% [markdown]
-# Stripes down such a map come from this mistake. Twelve rows of 32 numbers make one token, and the map is twelve
-# patches wide: so each of its columns holds one of the twelve boxes of the picture above.
+# Such a map does not follow the person at all. What is shown at a patch depends on which piece of 32 numbers fell
+# there: of which token, and whether it is a query, a key or a value. Nine pieces make one token, so these kinds come
+# again nine patches on: they are the bands in the picture of the columns above.
 
 # %% [markdown]
 # ## What the heads see
@@ -450,6 +455,9 @@ teach.say(f"On average {100 * off:.0f} % of a token's attention lies on tokens w
 
 
 # %%
+heads, blocks = range(config.num_heads), range(config.depth)
+
+
 def draw(row, column, head, block):
     pattern, token = cache[f"backbone.blocks.{block}.attn.pattern"][0, head], 12 * row + column
     titles = [f"whom it asks (block {block}, head {head})", "who asks it"]
@@ -457,13 +465,13 @@ def draw(row, column, head, block):
     return figures.over_crop(example.crop, maps, titles, token=token, columns=2, height=360, name="explore")
 
 
-def sheet(joints=("nose", "left_elbow", "right_wrist", "left_knee"), blocks=(0, 3)):
+def sheet(joints=("nose", "left_elbow", "right_wrist", "left_knee"), blocks=(0, config.depth - 1)):
     tokens = [example.token_of(joint) for joint in joints]
-    patterns = [(b, h, cache[f"backbone.blocks.{b}.attn.pattern"][0, h]) for b in blocks for h in range(4)]
+    patterns = [(b, h, cache[f"backbone.blocks.{b}.attn.pattern"][0, h]) for b in blocks for h in heads]
     maps = [pattern[t] for t in tokens for _, _, pattern in patterns]
     title = "Whom four joints ask: a row for each joint, a column for each head"
     marked = np.repeat(tokens, len(patterns))
-    figure = figures.over_crop(example.crop, maps, None, marked, 8, 150, title, "heads")
+    figure = figures.over_crop(example.crop, maps, None, marked, len(patterns), 195, title, "heads")
     for axes, (b, h, _) in zip(figure.axes, patterns, strict=False):
         axes.set_title(f"block {b}\nhead {h}", fontsize=9)
     for axes, joint in zip(figure.axes[:: len(patterns)], joints, strict=True):
@@ -474,22 +482,22 @@ def sheet(joints=("nose", "left_elbow", "right_wrist", "left_knee"), blocks=(0, 
 
 
 wrist = dict(zip(("row", "column"), divmod(example.token_of("right_wrist"), 12), strict=True))
-teach.explore(draw, sheet, wrist | {"block": 3}, row=range(16), column=range(12), head=range(4), block=range(4))
+teach.explore(draw, sheet, wrist | {"block": blocks[-1]}, row=range(16), column=range(12), head=heads, block=blocks)
 
 # %% [markdown]
 # How much do two heads differ? The share of attention that one would have to move to become the other, from 0 to 1:
 
 # %%
-for block in range(4):
+for block in blocks:
     p = cache[f"backbone.blocks.{block}.attn.pattern"][0]
     apart = np.array([[np.abs(a - b).sum(axis=-1).mean() / 2 for b in p] for a in p])
-    pairs = apart[np.triu_indices(4, 1)]
+    pairs = apart[np.triu_indices(len(p), 1)]
     print(f"block {block}: least alike {pairs.max():.2f}, most alike {pairs.min():.2f}")
 
 # %% [markdown]
 # ## Merge and mix
 #
-# Each head has gathered 32 numbers for each token. `merge_heads` lays the heads side by side again, 128 numbers a
+# Each head has gathered 32 numbers for each token. `merge_heads` lays the heads side by side again, 96 numbers a
 # token. Then the linear layer `proj` mixes them, so that one head's finding can reach every channel.
 
 # %%
@@ -507,27 +515,27 @@ for name, array in steps.items():
 # The heads never meet before this sum.
 
 # %%
-parts = [gathered[:, h] @ weights["proj"]["weight"][:, 32 * h : 32 * h + 32].T for h in range(4)]
+parts = [gathered[:, h] @ weights["proj"]["weight"][:, 32 * h : 32 * h + 32].T for h in heads]
 assert np.allclose(sum(parts) + weights["proj"]["bias"], out, atol=1e-4)
 sizes = {f"head {h}": np.linalg.norm(part[0], axis=-1) for h, part in enumerate(parts)}
 figures.over_crop(
     example.crop,
     list(sizes.values()),
     list(sizes),
-    columns=4,
-    height=290,
+    columns=3,
+    height=330,
     title="How long the vector is that each head adds",
 )
 
 # %% [markdown]
 # ## Beside the reference
 #
-# Everything that this notebook computed of block 0, against what PyTorch computed for the same picture with the same
+# Everything that this notebook computed of block 3, against what PyTorch computed for the same picture with the same
 # weights. The column "% of tol." says how much of the allowed error was used.
 
 # %%
 computed = {"qkv": qkv, "q": q, "k": k, "v": v, "scores": scores, "pattern": pattern, "z": z, "proj": out, "": out}
-report = teach.against_reference({f"backbone.blocks.0.attn.{name}".rstrip("."): x for name, x in computed.items()})
+report = teach.against_reference({f"{at}.attn.{name}".rstrip("."): x for name, x in computed.items()})
 assert report.ok
 report
 
@@ -547,10 +555,10 @@ print(inspect.getsource(layers.attention))
 # %%
 place = np.stack(np.divmod(np.arange(192), 12), axis=-1)  # (192, 2): row and column of each token
 far = np.linalg.norm(place[:, None] - place, axis=-1)  # (192, 192), in patches
-patterns = [cache[f"backbone.blocks.{block}.attn.pattern"][0] for block in range(4)]
-distance = np.array([(p * far).sum(axis=-1).mean(axis=-1) for p in patterns])  # (4 blocks, 4 heads)
+patterns = [cache[f"backbone.blocks.{block}.attn.pattern"][0] for block in blocks]
+distance = np.array([(p * far).sum(axis=-1).mean(axis=-1) for p in patterns])  # (8 blocks, 3 heads)
 bits = np.array([entropy(p).mean(axis=-1) for p in patterns])
-assert distance.shape == bits.shape == (4, 4) and (bits <= math.log2(192) + 1e-3).all()
+assert distance.shape == bits.shape == (8, 3) and (bits <= math.log2(192) + 1e-3).all()
 
 # %%
 figure = figures.canvas(860, 320, "heads-in-numbers")
@@ -562,19 +570,19 @@ for axes, y, unit, title, equal in zip(
     (far.mean(), math.log2(192)),
     strict=True,
 ):
-    for h in range(4):
-        axes.plot(np.arange(4) + 0.06 * (h - 1.5), y[:, h], "osD^"[h], color=figures.COLOURS[h], label=f"head {h}")
+    for h in heads:
+        axes.plot(np.arange(8) + 0.1 * (h - 1), y[:, h], "osD"[h], color=figures.COLOURS[h], label=f"head {h}")
     axes.axhline(equal, color="black", linestyle="--", linewidth=1)
-    axes.annotate("equal shares", (3.2, equal), (0, 3), textcoords="offset points", fontsize=8, ha="right")
+    axes.annotate("equal shares", (7.2, equal), (0, 3), textcoords="offset points", fontsize=8, ha="right")
     figures.plain(axes, "block", unit, title)
-    axes.set_xticks(range(4))
+    axes.set_xticks(blocks)
 figure.legend(
-    *figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=9
+    *figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=9
 )
 figure
 
 # %%
-sharpest, broadest = (np.unravel_index(i, (4, 4)) for i in (bits.argmin(), bits.argmax()))
+sharpest, broadest = (np.unravel_index(i, bits.shape) for i in (bits.argmin(), bits.argmax()))
 teach.say(
     f"The sharpest head is head {sharpest[1]} of block {sharpest[0]}: $2^{{{bits.min():.1f}}}$ is about "
     f"{2 ** bits.min():.0f} tokens. The broadest is head {broadest[1]} of block {broadest[0]}, about "
@@ -619,19 +627,19 @@ teach.race(
 #
 # The two products of each head make $N \cdot N \cdot d$ multiplications each, $2 N^2 C$ for all heads. `qkv` and
 # `proj` make $4 N C^2$. Twice the height and width of the picture are four times the tokens, and sixteen times the
-# first of these.
+# first of these. Both are the same where $N = 2C$, which is the bundled model's crop: 192 tokens of 96 numbers.
 
 
 # %%
-def products_between_tokens(N, C=128):
+def products_between_tokens(N, C=96):
     return 2 * N * N * C
 
 
-def products_of_linear(N, C=128):
+def products_of_linear(N, C=96):
     return 4 * N * C * C
 
 
-assert products_between_tokens(2 * 128) == products_of_linear(2 * 128)  # equal where N = 2 C
+assert products_between_tokens(192) == products_of_linear(192)  # N = 2 C
 assert products_between_tokens(4 * 192) == 16 * products_between_tokens(192)
 
 tokens = np.array([48, 96, 192, 432, 768, 1728, 3072])
@@ -640,7 +648,7 @@ curves = {
     "linear layers: 4 N C²": products_of_linear(tokens),
 }
 figure = figures.lines(
-    tokens, curves, ("tokens N", "multiplications"), "Attention of one block, C = 128", log=True, marker="o"
+    tokens, curves, ("tokens N", "multiplications"), "Attention of one block, C = 96", log=True, marker="o"
 )
 axes = figure.axes[0]
 axes.set_xscale("log")
@@ -654,7 +662,7 @@ random = np.random.default_rng(0).standard_normal
 
 
 def heads_of(N):
-    return [random((1, 4, N, 32), dtype=np.float32) for _ in range(3)]
+    return [random((1, 3, N, 32), dtype=np.float32) for _ in range(3)]
 
 
 inputs = {"256 x 192: 192 tokens": heads_of(192), "384 x 288: 432 tokens": heads_of(432)}
@@ -806,8 +814,8 @@ order = np.random.default_rng(5).permutation(192)
 
 # %% tags=["solution"] jupyter={"source_hidden": true}
 ### BEGIN SOLUTION
-shuffled = layers.attention(x[:, order], **weights, num_heads=4)
-in_order = layers.attention(x, **weights, num_heads=4)[:, order]
+shuffled = layers.attention(x[:, order], **weights, num_heads=3)
+in_order = layers.attention(x, **weights, num_heads=3)[:, order]
 print(f"largest difference: {np.abs(shuffled - in_order).max():.1e}, largest number: {np.abs(in_order).max():.1f}")
 print("The same but for rounding: attention sees a set of tokens. Only the positions that were added to them say where")
 print("each one is, and whatever a head knows of near and far it has read off these.")

@@ -24,10 +24,10 @@ from minivitpose.pose.decode import cells_to_crop, decode_argmax, refine
 from minivitpose.teach import figures
 
 example = teach.example()
-x = example.cache["backbone.blocks.0.norm2"]  # (1, 192, 128): the tokens as the first block's MLP reads them
+x = example.cache["backbone.blocks.0.norm2"]  # (1, 192, 96): the tokens as the first block's MLP reads them
 fc1, fc2 = example.block["mlp"]["fc1"], example.block["mlp"]["fc2"]
 
-assert x.shape == (1, 192, 128)
+assert x.shape == (1, 192, 96)
 x.shape, fc1["weight"].shape, fc1["bias"].shape, fc2["weight"].shape, fc2["bias"].shape
 
 # %% [markdown]
@@ -47,7 +47,7 @@ def effect(layer):
     return np.abs(layer(changed) - layer(x))[0].mean(axis=-1)
 
 
-by_attention = effect(lambda tokens: layers.attention(tokens, **example.block["attn"], num_heads=4))
+by_attention = effect(lambda tokens: layers.attention(tokens, **example.block["attn"], num_heads=3))
 by_mlp = effect(lambda tokens: layers.mlp(tokens, fc1, fc2))
 assert np.flatnonzero(by_mlp > 1e-6).tolist() == [token]
 
@@ -70,12 +70,12 @@ teach.say(
 # %% [markdown]
 # ## The formula
 #
-# For one token $x$ with $C = 128$ numbers:
+# For one token $x$ with $C = 96$ numbers:
 #
 # $$ h = \mathrm{GELU}(W_1 x + b_1), \qquad y = W_2\, h + b_2 $$
 #
-# $W_1$ (`fc1`, 512 rows of 128) makes $4C$ **hidden** numbers of the token, GELU bends each of them, $W_2$ (`fc2`,
-# 128 rows of 512) makes $C$ numbers of them again. A hidden number and the row of $W_1$ that it comes from are called
+# $W_1$ (`fc1`, 384 rows of 96) makes $4C$ **hidden** numbers of the token, GELU bends each of them, $W_2$ (`fc2`,
+# 96 rows of 384) makes $C$ numbers of them again. A hidden number and the row of $W_1$ that it comes from are called
 # a **neuron**. Source: the block of Vaswani et al. 2017, with the GELU of Hendrycks and Gimpel 2016.
 #
 # ## A linear layer in loops
@@ -100,12 +100,12 @@ teach.against_reference("backbone.blocks.0.mlp.fc1", slow)
 # %% [markdown]
 # ## In NumPy
 #
-# All dot products of all tokens at once are one matrix product, `(1, 192, 128) @ (128, 512)`. The weight lies in the
+# All dot products of all tokens at once are one matrix product, `(1, 192, 96) @ (96, 384)`. The weight lies in the
 # checkpoint as `(out, in)`, one row a neuron, so it is turned first:
 
 # %%
 before = x @ fc1["weight"].T + fc1["bias"]
-assert before.shape == (1, 192, 512) and np.allclose(before, slow, atol=1e-4)
+assert before.shape == (1, 192, 384) and np.allclose(before, slow, atol=1e-4)
 
 print(inspect.getsource(layers.linear))
 
@@ -132,7 +132,8 @@ def gelu_tanh(x):
 
 
 def gelu_sigmoid(x):
-    return x / (1 + np.exp(-1.702 * x))
+    with np.errstate(over="ignore"):  # exp of a large number is infinite, and x / inf is 0: just right
+        return x / (1 + np.exp(-1.702 * x))
 
 
 line = np.linspace(-5, 5, 2001)
@@ -308,14 +309,14 @@ teach.race(
 # %% [markdown]
 # ## What hidden neurons respond to
 #
-# Each of the 512 neurons of a block has one number a token: a map over the crop. Here are, block by block, the two
-# neurons whose numbers differ most from token to token, and the strongest neuron at each of four joints (the white
-# square).
+# Each of the 384 neurons of a block has one number a token: a map over the crop. Here are, for four of the eight
+# blocks, the two neurons whose numbers differ most from token to token, and the strongest neuron at each of four joints
+# (the white square).
 
 
 # %%
 def hidden_of(block):
-    """What comes out of the GELU of a block: (192 tokens, 512 neurons)."""
+    """What comes out of the GELU of a block: (192 tokens, 384 neurons)."""
     return example.cache[f"backbone.blocks.{block}.mlp.act"][0]
 
 
@@ -339,10 +340,11 @@ def draw(block, joint):
 
 def still():
     places = [(None, 2), ("nose", 1), ("left_wrist", 1), ("right_knee", 1), ("left_ankle", 1)]
-    return neuron_maps([(b, joint, n) for b in range(4) for joint, m in places for n in strongest(b, joint, m)])
+    return neuron_maps([(b, joint, n) for b in (0, 2, 5, 7) for joint, m in places for n in strongest(b, joint, m)])
 
 
-teach.explore(draw, still, block=range(4), joint=[None, *example.skeleton.keypoints])
+blocks = range(example.model.config.depth)
+teach.explore(draw, still, block=blocks, joint=[None, *example.skeleton.keypoints])
 
 # %% [markdown]
 # Nobody told a neuron what to look for. Which of these follow the person, which the background, which an edge? And
@@ -355,12 +357,13 @@ teach.explore(draw, still, block=range(4), joint=[None, *example.skeleton.keypoi
 # %%
 assert -0.17 < exact.min() < -0.169
 sizes = np.linspace(0, 1, 101)
-shares = {f"block {block}": [np.mean(np.abs(hidden_of(block)) <= size) for size in sizes] for block in range(4)}
+shares = {f"block {block}": [np.mean(np.abs(hidden_of(block)) <= size) for size in sizes] for block in blocks}
 figure = figures.lines(
     sizes,
     shares,
     ("size, without the sign", "share up to that size"),
     "How small the hidden numbers are",
+    ordered=True,
 )
 figure.axes[0].axvline(0.17, color=figures.GREY, linewidth=0.8)
 figure.axes[0].annotate(
@@ -369,12 +372,13 @@ figure.axes[0].annotate(
 figure
 
 # %%
-for block in range(4):
+for block in blocks:
     incoming, h = example.cache[f"backbone.blocks.{block}.mlp.fc1"], hidden_of(block)
-    squares = np.sort(h * h, axis=1)
+    squares = np.sort(h * h, axis=1)[:, ::-1]
+    largest = squares[:, : h.shape[1] // 10].sum() / squares.sum()
     teach.say(
         f"Block {block}: **{np.mean(incoming < 0):.0%}** of the numbers before the GELU are negative. Of a "
-        f"token's squares after it, the largest tenth makes up {squares[:, -51:].sum() / squares.sum():.0%} of the sum."
+        f"token's squares after it, the largest tenth makes up {largest:.0%} of the sum."
     )
 
 # %% [markdown]
@@ -386,14 +390,14 @@ for block in range(4):
 #
 # $$ y = b_2 + \sum_{j=1}^{4C} \mathrm{GELU}(k_j \cdot x + b_{1,j})\; v_j $$
 #
-# How many of the 512 entries does the token at the left wrist read? Add up the largest contributions first, and look
+# How many of the 384 entries does the token at the left wrist read? Add up the largest contributions first, and look
 # at what is still missing.
 
 
 # %%
 def missing(block, token):
-    """What is missing of the sum after 1, 2, ... entries, as a share of its length: (512,)."""
-    values = example.params["backbone"]["blocks"][str(block)]["mlp"]["fc2"]["weight"].T  # (512, 128): row j is v_j
+    """What is missing of the sum after 1, 2, ... entries, as a share of its length: (384,)."""
+    values = example.params["backbone"]["blocks"][str(block)]["mlp"]["fc2"]["weight"].T  # (384, 96): row j is v_j
     entries = hidden_of(block)[token][:, None] * values
     order = np.argsort(-np.linalg.norm(entries, axis=1))
     total = entries.sum(axis=0)
@@ -406,14 +410,15 @@ everything = fc2["bias"] + sum(
 )
 assert np.allclose(everything, after[0, token], atol=1e-4)
 figures.lines(
-    np.arange(1, 513),
-    {f"block {block}": missing(block, token) for block in range(4)},
+    np.arange(1, 385),
+    {f"block {block}": missing(block, token) for block in blocks},
     ("entries added up, the largest first", "missing, as a share"),
-    "The sum of 512 entries, at the left wrist",
+    "The sum of 384 entries, at the left wrist",
+    ordered=True,
 )
 
 # %%
-needed = {block: 1 + int(np.argmax(missing(block, token) < 0.25)) for block in range(4)}
+needed = {block: 1 + int(np.argmax(missing(block, token) < 0.25)) for block in blocks}
 teach.say(
     "Entries until less than a quarter is missing: "
     + ", ".join(f"**{n}** in block {b}" for b, n in needed.items())
@@ -447,7 +452,8 @@ def silence(joint, block):
     return figures.over_crop(example.crop, above + below, titles, token=at, columns=3, height=250)
 
 
-teach.explore(silence, start={"joint": "left_wrist", "block": 3}, joint=example.skeleton.keypoints, block=range(4))
+start = {"joint": "left_wrist", "block": blocks[-1]}
+teach.explore(silence, start=start, joint=example.skeleton.keypoints, block=blocks)
 
 # %% [markdown]
 # ## Counting
@@ -467,7 +473,7 @@ learnt = {
     for name, part in example.block.items()
     if name in ("attn", "mlp")
 }
-C = 128
+C = 96
 assert learnt == {"attn": 4 * C * C + 4 * C, "mlp": 8 * C * C + 5 * C}
 learnt
 
@@ -648,7 +654,7 @@ teach.check("mlp", mlp)
 # %% [markdown]
 # ## Exercise 5.4 · Without the bend
 #
-# Difficulty ●●○ · 10 minutes. Leave the GELU out. Find one weight of shape `(128, 128)` and one bias that do what the
+# Difficulty ●●○ · 10 minutes. Leave the GELU out. Find one weight of shape `(96, 96)` and one bias that do what the
 # two linear layers do together. How many numbers did the two layers have, and how many has yours?
 #
 # <details><summary>Hint 1</summary>Write y = W2 (W1 x + b1) + b2 and multiply out.</details>

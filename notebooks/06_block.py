@@ -14,17 +14,18 @@ from types import SimpleNamespace
 import numpy as np
 from IPython.display import display
 
-from minivitpose import gradients, kernels, layers, teach
+from minivitpose import gradients, kernels, layers, synthetic, teach
 from minivitpose.config import VARIANTS
 from minivitpose.model import forward
-from minivitpose.pose import cells_to_crop, crop, decode_argmax, network_input
+from minivitpose.pose import cells_to_crop, decode_argmax
+from minivitpose.pose.crop import normalised
 from minivitpose.teach import figures
 
 example = teach.example()
 cache, config = example.cache, example.model.config
 x, p = cache["backbone.pos"], example.block  # the tokens, and the parameters of the first block
 
-assert x.shape == (1, 192, 128) and config.depth == 4
+assert x.shape == (1, 192, 96) and (config.depth, config.num_heads) == (8, 3)
 list(p)
 
 # %% [markdown]
@@ -85,7 +86,7 @@ figure
 # %%
 made = {}
 made["norm1"] = layers.layer_norm(x, **p["norm1"])
-made["attn"] = layers.attention(made["norm1"], **p["attn"], num_heads=4)
+made["attn"] = layers.attention(made["norm1"], **p["attn"], num_heads=3)
 made["resid_mid"] = x + made["attn"]
 made["norm2"] = layers.layer_norm(made["resid_mid"], **p["norm2"])
 made["mlp"] = layers.mlp(made["norm2"], **p["mlp"])
@@ -101,7 +102,7 @@ for name, array in made.items():
 # %%
 stream, after = x, {}
 for i, weights in example.params["backbone"]["blocks"].items():
-    stream = stream + layers.attention(layers.layer_norm(stream, **weights["norm1"]), **weights["attn"], num_heads=4)
+    stream = stream + layers.attention(layers.layer_norm(stream, **weights["norm1"]), **weights["attn"], num_heads=3)
     stream = stream + layers.mlp(layers.layer_norm(stream, **weights["norm2"]), **weights["mlp"])
     after[f"backbone.blocks.{i}"] = stream
 after["backbone.last_norm"] = layers.layer_norm(stream, **example.params["backbone"]["last_norm"])
@@ -127,8 +128,8 @@ report
 print(inspect.getsource(layers.block))
 teach.race(
     {
-        "NumPy": lambda: layers.block(x, p, num_heads=4),
-        "Numba": lambda: kernels.block(x, p, num_heads=4),
+        "NumPy": lambda: layers.block(x, p, num_heads=3),
+        "Numba": lambda: kernels.block(x, p, num_heads=3),
     }
 )
 
@@ -138,28 +139,28 @@ teach.race(
 # Nothing is ever taken out of the stream. So at the end of the backbone it is what it was at the beginning, plus what
 # each branch has added:
 #
-# $$ x_{\mathrm{end}} = x_{\mathrm{pos}} + \sum_{i=0}^{3} (a_i + m_i) $$
+# $$ x_{\mathrm{end}} = x_{\mathrm{pos}} + \sum_{i=0}^{7} (a_i + m_i) $$
 #
 # $a_i$ is the output of attention in block $i$, $m_i$ that of its MLP. Here they are, for the token of the right
 # wrist:
 
 # %%
-branches = {f"{kind} {i}": cache[f"backbone.blocks.{i}.{kind}"] for i in range(4) for kind in ("attn", "mlp")}
+branches = {f"{kind} {i}": cache[f"backbone.blocks.{i}.{kind}"] for i in range(8) for kind in ("attn", "mlp")}
 total = cache["backbone.pos"]
 for added in branches.values():
     total = total + added
-assert np.array_equal(total, cache["backbone.blocks.3"])  # the same additions in the same order: the same bits
+assert np.array_equal(total, cache["backbone.blocks.7"])  # the same additions in the same order: the same bits
 
 token = example.token_of("right_wrist")
 rows = {"pos": cache["backbone.pos"]} | branches | {"sum: the end": total}
 strips = np.stack([array[0, token] for array in rows.values()])
-figure = figures.canvas(900, 300, "sum")
+figure = figures.canvas(900, 430, "sum")
 axes = figure.subplots()
 most = np.quantile(np.abs(strips), 0.99)
 shown = axes.imshow(strips, cmap=figures.SIGNED, vmin=-most, vmax=most, aspect="auto", interpolation="nearest")
 axes.set_yticks(range(len(rows)), list(rows))
 axes.axhline(len(rows) - 1.5, color="black", linewidth=1.2)
-figures.plain(axes, "channel", title="One token: nine terms and their sum")
+figures.plain(axes, "channel", title="One token: 17 terms and their sum")
 axes.grid(visible=False)
 figure.colorbar(shown, ax=axes).ax.tick_params(labelsize=8)
 figure
@@ -188,17 +189,17 @@ streams = np.array([length(array).mean() for array in before_each])
 directions = np.array([cosine(a, b).mean() for a, b in zip(branches.values(), before_each, strict=True)])
 
 # %%
-figure = figures.canvas(900, 300, "sizes")
+figure = figures.canvas(900, 320, "sizes")
 left, right = figure.subplots(1, 2)
-left.bar(range(8), sizes, color=figures.COLOURS[0], width=0.6, label="what the branch adds")
-left.plot(range(8), streams, "s--", color=figures.COLOURS[1], label="the stream before it")
-right.bar(range(8), directions, color=figures.COLOURS[2], width=0.6)
+left.bar(range(16), sizes, color=figures.COLOURS[0], width=0.6, label="what the branch adds")
+left.plot(range(16), streams, "s--", color=figures.COLOURS[1], label="the stream before it")
+right.bar(range(16), directions, color=figures.COLOURS[2], width=0.6)
 right.axhline(0, color="black", linewidth=0.8)
 right.set_ylim(-1, 1)
 figures.plain(left, "", "length of the vector", "How much is added")
 figures.plain(right, "", "cosine, mean over tokens", "Along the stream, or across it")
 for axes in (left, right):
-    axes.set_xticks(range(8), list(branches), rotation=45)
+    axes.set_xticks(range(16), list(branches), rotation=90)
 left.legend(frameon=False, fontsize=8.5)
 figure
 
@@ -215,18 +216,18 @@ teach.say(
 # %%
 maps = [length(added) for added in branches.values()]
 title = "Length of what each branch adds to each token"
-figures.over_crop(example.crop, maps, list(branches), columns=4, height=240, title=title)
+figures.over_crop(example.crop, maps, list(branches), columns=8, height=190, title=title)
 
 # %% [markdown]
 # How much of a token's direction is left from block to block? The cosine between the stream at two places, as a mean
 # over all tokens:
 
 # %%
-places = ["pos", *(f"block {i}" for i in range(4))]
-states = [cache["backbone.pos"], *(cache[f"backbone.blocks.{i}"] for i in range(4))]
+places = ["pos", *(f"block {i}" for i in range(8))]
+states = [cache["backbone.pos"], *(cache[f"backbone.blocks.{i}"] for i in range(8))]
 alike = np.array([[cosine(a, b).mean() for b in states] for a in states])
 assert np.allclose(np.diag(alike), 1, atol=1e-5)
-figures.numbers(alike, places, places, "Cosine between the stream at two places", width=560)
+figures.numbers(alike, places, places, "Cosine between the stream at two places", width=720)
 
 # %% [markdown]
 # ## The norm: before, or behind?
@@ -357,23 +358,24 @@ teach.say(
 # ## Take a branch out
 #
 # What is a branch good for? The stream is a sum, so we can leave out one term: `run_with_cache(replace=...)` goes on
-# with zeros instead of what the branch computed. Everything behind it then works with what is left. We do that for all
-# five people of the scene and measure how far the keypoints are from the true ones.
+# with zeros instead of what the branch computed. Everything behind it then works with what is left. We do that for
+# the person whom we know and 15 others that the model was never trained on, and measure how far the keypoints that can
+# be seen are from the true ones.
 
 # %%
-crops = [crop(example.image, box) for box in example.boxes]
-images = np.concatenate([network_input(one) for one in crops])
-truth = np.array([person.keypoints for person in example.people])  # (5, 17, 3): x, y, visibility
-target = np.array([one.from_picture(xy) for one, xy in zip(crops, truth[..., :2], strict=True)])  # in crop pixels
-known = truth[..., 2] > 0
+pixels, keypoints, *_ = synthetic.batch(6, 15, split="test")  # (15, 17, 3): x and y in the crop, 2 if it can be seen
+images = np.concatenate([example.images, normalised(pixels)])
+truth = example.people[example.person].keypoints  # in the picture
+target = np.concatenate([example.crop.from_picture(truth[:, :2])[None], keypoints[..., :2]])
+seen = np.concatenate([truth[None, :, 2], keypoints[..., 2]]) == 2
 model = example.model.with_engine("numba")
-assert images.shape == (5, 3, 256, 192) and target.shape == (5, 17, 2)
+assert images.shape == (16, 3, 256, 192) and target.shape == (16, 17, 2)
 
 
 def distances(heatmaps, who=slice(None)):
     """From each keypoint found to the true one, in pixels of the crop."""
     found = cells_to_crop(decode_argmax(heatmaps)[0], (64, 48), (256, 192))
-    return np.linalg.norm(found - target[who], axis=-1)[known[who]]
+    return np.linalg.norm(found - target[who], axis=-1)[seen[who]]
 
 
 whole, whole_cache = model.run_with_cache(images)
@@ -393,18 +395,20 @@ costs = {name: value - errors["nothing taken out"] for name, value in list(error
 dear, cheap = max(costs, key=costs.get), min(costs, key=costs.get)
 teach.say(
     f"Dearest is the model {dear}: {costs[dear]:+.1f} pixels. Cheapest is the one {cheap}: {costs[cheap]:+.1f}. "
-    f"These are five people of one picture: enough to see what is dear, too few to rank the rest."
+    f"These are 16 people: enough to see what is dear, too few to rank the rest."
 )
 
 # %% [markdown]
+# Taken out alone, many a branch is hardly missed. The stream leads past each of them, so what comes behind still gets
+# most of what it needs, and can make up for some of the rest. In a chain without a stream nothing would be left. (On
+# large residual networks: Veit et al., 2016.) It does not follow that all of these branches could go at once.
+#
 # The heatmap of the right wrist of the person whom we know, with each branch missing in turn:
 
 # %%
 joint = example.skeleton.keypoints.index("right_wrist")
 maps = {"nothing taken out": whole} | {f"without {name}": heatmaps for name, heatmaps in without.items()}
-figures.over_crop(
-    example.crop, [array[example.person, joint] for array in maps.values()], list(maps), columns=5, height=260
-)
+figures.over_crop(example.crop, [array[0, joint] for array in maps.values()], list(maps), columns=6, height=230)
 
 # %% [markdown]
 # ## Read the stream early
@@ -420,13 +424,13 @@ def read(stream):
 
 
 states = {"before block 0": whole_cache["backbone.pos"]}
-states |= {f"after block {i}": whole_cache[f"backbone.blocks.{i}"] for i in range(4)}
+states |= {f"after block {i}": whole_cache[f"backbone.blocks.{i}"] for i in range(8)}
 early = {name: read(stream) for name, stream in states.items()}
-assert np.allclose(early["after block 3"], whole, atol=1e-5)
+assert np.allclose(early["after block 7"], whole, atol=1e-5)
 
 joints = ("nose", "right_wrist", "left_knee")
-chosen = [(joint, name) for joint in joints for name in early]
-maps = [early[name][example.person, example.skeleton.keypoints.index(joint)] for joint, name in chosen]
+chosen = [(joint, name) for joint in joints for name in list(early)[::2]]  # after every second block
+maps = [early[name][0, example.skeleton.keypoints.index(joint)] for joint, name in chosen]
 titles = [f"{joint.replace('_', ' ')}, {name}" for joint, name in chosen]
 figures.over_crop(example.crop, maps, titles, columns=5, height=230, name="early")
 
@@ -462,7 +466,7 @@ def size(tree):
     return sum(size(x) if isinstance(x, dict) else x.size for x in tree.values())
 
 
-N, C = 192, 128
+N, C = 192, 96
 assert size(p) == 12 * C**2 + 13 * C and sum(products(N, C).values()) == 12 * N * C**2 + 2 * N**2 * C
 assert size(p["norm1"]) + size(p["norm2"]) == 4 * C and size(p["mlp"]) == 8 * C**2 + 5 * C
 millions = {name: count / 1e6 for name, count in products(N, C).items()}
@@ -518,10 +522,10 @@ teach.check("block", block)
 
 # %% tags=["exercise"]
 def keypoints_with(block):
-    """Distances in pixels of the crop from the true keypoints, with your block in all four places."""
+    """Distances in pixels of the crop from the true keypoints, with your block in all eight places."""
     parts = {**vars(kernels), "block": lambda x, p, num_heads, *rest: block(x, p, num_heads)}
     heatmaps = forward(example.images, example.params, config, SimpleNamespace(**parts))
-    return distances(heatmaps, slice(example.person, example.person + 1))
+    return distances(heatmaps, slice(0, 1))
 
 
 # your code
@@ -551,8 +555,8 @@ print("Where a wrong block costs few pixels, a look at the result would not have
 # ## Exercise 6.3 · Skip a block
 #
 # Difficulty ●●○ · 10 minutes. Take a whole block out, in two ways: zeros for both of its branches, and the stream
-# before the block in place of what leaves it. Show that the heatmaps are the same. Which of the four blocks can be
-# spared best?
+# before the block in place of what leaves it. Show that the heatmaps are the same. Which of the eight blocks can be
+# spared best? And the best two, both at once: is what that costs the sum of what each costs alone?
 #
 # <details><summary>Hint 1</summary>Names for <code>replace</code>: <code>backbone.blocks.2.attn</code>,
 # <code>backbone.blocks.2.mlp</code>, <code>backbone.blocks.2</code>.</details>
@@ -564,15 +568,19 @@ print("Where a wrong block costs few pixels, a look at the result would not have
 
 # %% tags=["solution"] jupyter={"source_hidden": true}
 ### BEGIN SOLUTION
-entering = ["backbone.pos", *(f"backbone.blocks.{i}" for i in range(3))]
+entering = ["backbone.pos", *(f"backbone.blocks.{i}" for i in range(7))]
 skipped = {}
-for i in range(4):
+for i in range(8):
     name = f"backbone.blocks.{i}"
     zeros = {f"{name}.{kind}": np.zeros_like(whole_cache[name]) for kind in ("attn", "mlp")}
     one_way, _ = model.run_with_cache(images, replace=zeros)
     other_way, _ = model.run_with_cache(images, replace={name: whole_cache[entering[i]]})
     assert np.array_equal(one_way, other_way)
     skipped[f"without block {i}"] = distances(one_way).mean()
+(first, second), entered = np.argsort(list(skipped.values()))[:2], whole_cache["backbone.pos"]
+both = {f"backbone.blocks.{i}.{kind}": np.zeros_like(entered) for i in (first, second) for kind in ("attn", "mlp")}
+skipped[f"without {first} and {second}"] = distances(model.run_with_cache(images, replace=both)[0]).mean()
+skipped["with all"] = distances(whole).mean()
 display(figures.bars(skipped, "mean distance from the true keypoint, pixels of the crop", "What a missing block costs"))
 ### END SOLUTION
 
@@ -580,7 +588,7 @@ display(figures.bars(skipped, "mean distance from the true keypoint, pixels of t
 # ## Exercise 6.4 · When do the tokens cost more than the channels?
 #
 # Difficulty ●○○ · 5 minutes. With growing $N$ the products between tokens, $2 N^2 C$, catch up with the linear layers,
-# $12 N C^2$. At how many tokens are they equal, for C = 128 and for C = 768? How large a picture is that?
+# $12 N C^2$. At how many tokens are they equal, for C = 96 and for C = 768? How large a picture is that?
 #
 # <details><summary>Hint</summary>Divide both by 2 N C.</details>
 
@@ -589,7 +597,7 @@ display(figures.bars(skipped, "mean distance from the true keypoint, pixels of t
 
 # %% tags=["solution"] jupyter={"source_hidden": true}
 ### BEGIN SOLUTION
-for C in (128, 768):
+for C in (96, 768):
     N = 6 * C
     assert 2 * N**2 * C == 12 * N * C**2
     height = 16 * np.sqrt(N * 4 / 3)  # N = (height / 16) (width / 16), and width = 3/4 height
@@ -604,6 +612,7 @@ for C in (128, 768):
 #   (2016), where the norm first moved into the branch.
 # - Xiong et al.: On layer normalization in the transformer architecture (2020). Dong, Cordonnier and Loukas: Attention
 #   is not all you need (2021), on tokens that become alike.
+# - Veit, Wilber and Belongie: Residual networks behave like ensembles of relatively shallow networks (2016).
 # - Elhage et al.: A mathematical framework for transformer circuits (2021): the residual stream as a channel that all
 #   parts read and write.
 # - Next: [07 · The backbone, layer by layer against PyTorch](07_backbone.ipynb).

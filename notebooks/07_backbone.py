@@ -23,7 +23,7 @@ from minivitpose.teach import figures
 example = teach.example()
 config, images, reference = example.model.config, example.images, example.reference
 
-assert (config.depth, config.num_heads, config.embed_dim) == (4, 4, 128) and images.shape == (1, 3, 256, 192)
+assert (config.depth, config.num_heads, config.embed_dim) == (8, 3, 96) and images.shape == (1, 3, 256, 192)
 config.describe()
 
 # %% [markdown]
@@ -40,7 +40,7 @@ def norm_with_a_mistake(x, weight, bias, eps=1e-6):
     return layers.layer_norm(x, weight * np.float32(math.sqrt((C - 1) / C)), bias, eps)
 
 
-x, p = example.cache["backbone.blocks.3"], example.params["backbone"]["last_norm"]
+x, p = example.cache["backbone.blocks.7"], example.params["backbone"]["last_norm"]
 tokens = norm_with_a_mistake(x, **p)
 wrong = layers.keypoint_head(layers.to_map(tokens, config.grid), **example.params["keypoint_head"])
 figures.over_crop(example.crop, [wrong[0].max(0), example.heatmaps[0].max(0)], ["A", "B"], columns=2, height=260)
@@ -91,12 +91,12 @@ def run(ops):
 
 
 caches = {"NumPy": run(layers), "Numba": run(kernels)}
-assert all(list(cache) == list(reference) for cache in caches.values()) and len(reference) == 79
+assert all(list(cache) == list(reference) for cache in caches.values()) and len(reference) == 147
 assert np.array_equal(caches["NumPy"]["backbone"], example.cache["backbone"])
 
 # %% [markdown]
-# `model.py` of the package is this function with the head behind it, so the last line finds the same numbers. 79
-# arrays have a name: 2 before the blocks, 17 in each of the 4 blocks, 2 after them and 7 in the head. The first ones:
+# `model.py` of the package is this function with the head behind it, so the last line finds the same numbers. 147
+# arrays have a name: 2 before the blocks, 17 in each of the 8 blocks, 2 after them and 7 in the head. The first ones:
 
 # %%
 first = list(reference)[: 2 + 17]
@@ -105,14 +105,14 @@ table = "".join(f"| `{name}` | {caches['NumPy'][name].shape} |\n" for name in fi
 teach.say("| activation | shape |\n|---|---|\n" + table)
 
 # %% [markdown]
-# What the tokens look like on their way: the size (root of the mean square) of each token's 128 numbers, after the
+# What the tokens look like on their way: the size (root of the mean square) of each token's 96 numbers, after the
 # positions, after each block and after the last norm. Every block adds to the residual stream, so tokens may grow
 # from block to block; the last norm brings all of them to a similar size.
 
 # %%
 stream = ["backbone.pos", *(f"backbone.blocks.{i}" for i in range(config.depth)), "backbone.last_norm"]
 sizes = [np.sqrt((caches["NumPy"][name][0] ** 2).mean(-1)) for name in stream]
-figures.over_crop(example.crop, sizes, [name.removeprefix("backbone.") for name in stream], height=230)
+figures.over_crop(example.crop, sizes, [name.removeprefix("backbone.") for name in stream], columns=5, height=250)
 
 # %% [markdown]
 # ## Against PyTorch
@@ -123,7 +123,7 @@ figures.over_crop(example.crop, sizes, [name.removeprefix("backbone.") for name 
 
 # %%
 report = mvp.compare(caches["Numba"], reference)
-assert report.total == 79 and report.hidden == 0
+assert report.total == 147 and report.hidden == 0
 display(HTML(f'<div style="max-height:30em;overflow:auto">{report._repr_html_()}</div>'))
 
 # %% [markdown]
@@ -154,19 +154,19 @@ figure
 
 # %% [markdown]
 # Every multiplication and every addition is computed exactly and then moved to the nearest such number: an error of
-# at most half a gap. A sum of 512 products is rounded about a thousand times.
+# at most half a gap. A sum of 384 products is rounded nearly 800 times.
 #
 # ## The order of summation changes the bits
 #
-# One output of the network: channel 5 of the second layer of block 0's MLP for token 100, a sum of 512 products.
-# `math.fsum` adds without rounding, so the true sum of the 512 numbers is known. Here they are added in float32, in
+# One output of the network: channel 5 of the second layer of block 0's MLP for token 100, a sum of 384 products.
+# `math.fsum` adds without rounding, so the true sum of the 384 numbers is known. Here they are added in float32, in
 # six orders:
 
 # %%
 act, fc2 = caches["NumPy"]["backbone.blocks.0.mlp.act"][0], example.block["mlp"]["fc2"]["weight"]
 terms = act[100] * fc2[5]
 true = math.fsum(terms.astype(np.float64))
-assert terms.shape == (512,) and terms.dtype == np.float32
+assert terms.shape == (384,) and terms.dtype == np.float32
 
 
 def one_by_one(terms):
@@ -176,7 +176,8 @@ def one_by_one(terms):
 def pairwise(terms):
     while terms.shape[-1] > 1:
         half = terms.shape[-1] // 2
-        terms = terms[..., :half] + terms[..., half:]
+        left = terms[..., 2 * half :]  # of an odd number one has no partner
+        terms = np.concatenate([terms[..., :half] + terms[..., half : 2 * half], left], axis=-1)
     return terms[..., 0]
 
 
@@ -196,7 +197,7 @@ teach.say(table)
 
 # %% [markdown]
 # All are right to about seven digits, and they need not agree. One sum may be lucky, so here is the mean error of
-# 3,072 of them: 24 tokens times 128 channels. A unit is $2^{-23}$ of their typical size.
+# 2,304 of them: 24 tokens times 96 channels. A unit is $2^{-23}$ of their typical size.
 
 # %%
 some = act[::8, None, :] * fc2
@@ -272,7 +273,7 @@ def stations(axes, names):
 
 
 figure = figures.lines(
-    range(79),
+    range(len(exact)),
     {who: list(error.values()) for who, error in errors.items()},
     ("", "rms error, units in the last place"),
     "The rounding error of each activation, from the image on",
@@ -331,7 +332,7 @@ rounding = {name: reference.facts[name].error for name in exact}
 curves = {"with the mistake": list(mistake.values()), "PyTorch's own rounding": list(rounding.values())}
 curves["the fixed tolerance"] = [1e-4] * len(exact)
 title = "The fixed tolerance against what rounding and a mistake really are"
-figure = figures.lines(range(79), curves, ("", "largest error"), title, log=True, width=900)
+figure = figures.lines(range(len(exact)), curves, ("", "largest error"), title, log=True, width=900)
 stations(figure.axes[0], list(exact))
 figure
 
@@ -339,7 +340,7 @@ figure
 passed = sum(mistake[name] < 1e-4 for name in exact)
 report = mvp.compare(spoilt, reference)
 assert report.first_divergence.name == "backbone.blocks.0.attn.scores"
-teach.say(f"The fixed tolerance lets {passed} of 79 activations pass. `compare` stops where the mistake is:")
+teach.say(f"The fixed tolerance lets {passed} of {len(exact)} activations pass. `compare` stops where the mistake is:")
 teach.say("<br>".join(report.verdict()))
 
 # %% [markdown]
@@ -502,8 +503,8 @@ teach.check("block", block)
 # ## Exercise 7.2 · A shallower backbone
 #
 # Difficulty ●○○ · 10 minutes. Run only the first two blocks, and compare what comes out of them with the recording.
-# Then let the head look at the tokens after 0, 1, 2, 3 and 4 blocks (with the last norm between): when do the joints
-# appear?
+# Then let the head look at the tokens after 0, 1, 2 and so on up to 8 blocks (with the last norm between): when do the
+# joints appear?
 #
 # <details><summary>Hint 1</summary>A backbone with fewer blocks is the same function with fewer parameters: give it a
 # copy of <code>p</code> with another <code>"blocks"</code>.</details>
@@ -512,7 +513,7 @@ teach.check("block", block)
 # **example.params["keypoint_head"])</code>.</details>
 
 # %% tags=["exercise"]
-tokens = None  # your code: the tokens after two blocks, (1, 192, 128)
+tokens = None  # your code: the tokens after two blocks, (1, 192, 96)
 
 "not yet" if tokens is None else teach.against_reference("backbone.blocks.1", tokens)
 
@@ -529,8 +530,8 @@ kept = {}
 shallow(2, lambda name, x: kept.setdefault(name, x))
 display(teach.against_reference("backbone.blocks.1", kept["backbone.blocks.1"]))
 
-maps = [layers.keypoint_head(shallow(depth), **example.params["keypoint_head"])[0].max(0) for depth in range(5)]
-display(figures.over_crop(example.crop, maps, [f"after {depth} blocks" for depth in range(5)], columns=5, height=260))
+maps = [layers.keypoint_head(shallow(depth), **example.params["keypoint_head"])[0].max(0) for depth in range(9)]
+display(figures.over_crop(example.crop, maps, [f"after {depth} blocks" for depth in range(9)], columns=5, height=230))
 ### END SOLUTION
 
 # %% [markdown]
@@ -574,8 +575,8 @@ block0, at = example.block, "backbone.blocks.0"
 patches = example.params["backbone"]["patch_embed"]["proj"]
 rows = {
     "patch_embed.proj": (768, cancelling(layers.patch_embed, "", patches, "backbone.patch_embed.proj")),
-    "attn.qkv": (128, cancelling(layers.linear, f"{at}.norm1", block0["attn"]["qkv"], f"{at}.attn.qkv")),
-    "mlp.fc2": (512, cancelling(layers.linear, f"{at}.mlp.act", block0["mlp"]["fc2"], f"{at}.mlp.fc2")),
+    "attn.qkv": (96, cancelling(layers.linear, f"{at}.norm1", block0["attn"]["qkv"], f"{at}.attn.qkv")),
+    "mlp.fc2": (384, cancelling(layers.linear, f"{at}.mlp.act", block0["mlp"]["fc2"], f"{at}.mlp.fc2")),
 }
 table = "".join(f"| `{name}` | {n} | {times:.1f} |\n" for name, (n, times) in rows.items())
 teach.say("| layer | terms of a sum | terms together / what is left |\n|---|---|---|\n" + table)
@@ -606,7 +607,7 @@ def check_careful(function):
     sums = function(some)
     if sums is None:
         return "not yet: nothing was returned"
-    assert sums.shape == (24, 128) and sums.dtype == np.float32, "expected float32 (24, 128)"
+    assert sums.shape == (24, 96) and sums.dtype == np.float32, "expected float32 (24, 96)"
     true = some.sum(-1, dtype=np.float64)
     error, plain = (rms(y - true) / (rms(true) * 2**-23) for y in (sums, one_by_one(some)))
     return f"{'right' if error < 1 else 'not yet'}: {error:.2f} units; one by one it is {plain:.2f}"

@@ -19,12 +19,12 @@ from minivitpose.config import parameter_shapes, variant_config
 from minivitpose.teach import figures
 
 example = teach.example()
-tokens = example.cache["backbone.last_norm"]  # (1, 192, 128): what the transformer hands over
+tokens = example.cache["backbone.last_norm"]  # (1, 192, 96): what the transformer hands over
 head = example.params["keypoint_head"]
 deconv = head["deconv_layers"]  # 0: transposed convolution, 1: batch norm, (2: relu); 3, 4, (5): once more
 
-assert tokens.shape == (1, 192, 128) and list(deconv) == ["0", "1", "3", "4"]
-assert deconv["0"]["weight"].shape == (128, 64, 4, 4) and deconv["3"]["weight"].shape == (64, 32, 4, 4)
+assert tokens.shape == (1, 192, 96) and list(deconv) == ["0", "1", "3", "4"]
+assert deconv["0"]["weight"].shape == (96, 64, 4, 4) and deconv["3"]["weight"].shape == (64, 32, 4, 4)
 assert head["final_layer"]["weight"].shape == (17, 32, 1, 1)
 {f"deconv_layers.{i}": {name: a.shape for name, a in p.items()} for i, p in deconv.items()}
 
@@ -35,8 +35,8 @@ assert head["final_layer"]["weight"].shape == (17, 32, 1, 1)
 # become one map of 16 × 12. The memory holds token after token, so the channels must come first: turn, then reshape.
 
 # %%
-x = tokens.transpose(0, 2, 1).reshape(1, 128, 16, 12)
-scrambled = tokens.reshape(1, 128, 16, 12)  # the right shape, without an error, and all wrong
+x = tokens.transpose(0, 2, 1).reshape(1, 96, 16, 12)
+scrambled = tokens.reshape(1, 96, 16, 12)  # the right shape, without an error, and all wrong
 
 assert np.array_equal(x, layers.to_map(tokens, (16, 12))) and np.array_equal(layers.to_tokens(x), tokens)
 liveliest = np.argsort(-layers.relu(x[0]).std(axis=(1, 2)))[:3]
@@ -269,9 +269,9 @@ figure
 # \rangle$:
 
 # %%
-weight = deconv["0"]["weight"].astype(np.float64)  # (128, 64, 4, 4): in from 128 channels, out to 64
+weight = deconv["0"]["weight"].astype(np.float64)  # (96, 64, 4, 4): in from 96 channels, out to 64
 random = np.random.default_rng(8)
-u, v = random.standard_normal((1, 64, 32, 24)), random.standard_normal((1, 128, 16, 12))
+u, v = random.standard_normal((1, 64, 32, 24)), random.standard_normal((1, 96, 16, 12))
 there = np.vdot(layers.conv2d(u, weight, None, 2, 1), v)
 back = np.vdot(u, layers.conv_transpose2d(v, weight, None, 2, 1))
 assert np.isclose(there, back)
@@ -354,7 +354,7 @@ figure
 # %%
 gain = p["weight"] / np.sqrt(p["running_var"] + 1e-5)
 folded = {"weight": deconv["0"]["weight"] * gain[None, :, None, None], "bias": p["bias"] - p["running_mean"] * gain}
-assert folded["weight"].shape == (128, 64, 4, 4)
+assert folded["weight"].shape == (96, 64, 4, 4)
 
 off = np.abs(layers.deconv(x, **folded) - normed).max()
 assert off < 1e-4 * np.abs(normed).max()

@@ -75,8 +75,8 @@ teach.say(f"{len(entries)} entries, for example:\n\n| name | first byte | bytes 
 
 # %%
 state = mvp.read_state_dict(files("minivitpose") / "data" / "mini.pth")
-groups = {"positions": "pos_embed", "patch\nembedding": "patch_embed"}
-groups |= {f"block {i}": f"blocks.{i}." for i in range(4)} | {"head": "keypoint_head"}
+groups = {"positions": "pos_embed", "patches": "patch_embed"}
+groups |= {f"block {i}": f"blocks.{i}." for i in range(8)} | {"head": "keypoint_head"}
 sizes = {title: sum(x.nbytes for n, x in state.items() if part in n) for title, part in groups.items()}
 sizes[""] = len(data) - sum(sizes.values())
 
@@ -154,7 +154,7 @@ def trace(pickled):
         yield f"| `{name}` | {'' if argument is None else f'`{argument!r}`'} | `{stack!r}` |"
 
 
-small = {"shape": (16, 12), "heads": 4}
+small = {"shape": (16, 12), "heads": 3}
 steps = [row for row in trace(pickle.dumps(small, protocol=2)) if "PUT" not in row]
 teach.say("| instruction | argument | stack afterwards |\n|---|---|---|\n" + "\n".join(steps))
 
@@ -244,7 +244,7 @@ storage = np.frombuffer(raw, "<f2")
 i, j = np.indices(tensor.shape)
 by_hand = storage[tensor.offset + i * tensor.stride[0] + j * tensor.stride[1]]
 
-assert tensor.shape == (512, 128) and tensor.dtype == "float16"
+assert tensor.shape == (384, 96) and tensor.dtype == "float16"
 assert np.array_equal(by_hand, state[name])
 by_hand[:2, :4], state[name][:2, :4]
 
@@ -279,7 +279,7 @@ for name, x in state.items():
     rows += f"<tr><td style='text-align:left'>{name}</td><td>{x.shape}</td><td>{x.dtype}</td>{numbers}</tr>"
 head = "".join(f"<th>{title}</th>" for title in ("name", "shape", "type", "smallest", "histogram", "largest"))
 display(HTML(f"<div style='max-height:34em;overflow:auto'><table><tr>{head}</tr>{rows}</table></div>"))
-assert len(state) == 67 and sum(x.dtype == np.float16 for x in state.values()) == 65
+assert len(state) == 115 and sum(x.dtype == np.float16 for x in state.values()) == 113
 
 # %% [markdown]
 # Two tensors are no weights: `num_batches_tracked` counts the steps of the training, as a 64-bit integer.
@@ -413,7 +413,7 @@ named = {}
 for naming in ("official", "mmpose", "hf"):
     named[naming], _, _ = convert(source, naming)
     write_arrays(folder / f"{naming}.safetensors", named[naming])
-assert [len(arrays) for arrays in named.values()] == [67, 67, 67 + 4 * 4]
+assert [len(arrays) for arrays in named.values()] == [115, 115, 115 + 8 * 4]  # q, k, v apart: 4 more a block
 
 
 def other_names(name):
@@ -430,7 +430,7 @@ def short(names):
 
 table = "| ViTPose, easy_ViTPose | mmpose 1.x | Hugging Face |\n|---|---|---|\n"
 for name in state:
-    if (name.endswith("weight") or "pos_embed" in name) and not any(f"blocks.{i}" in name for i in (1, 2, 3)):
+    if (name.endswith("weight") or "pos_embed" in name) and not any(f"blocks.{i}" in name for i in range(1, 8)):
         table += f"| {' | '.join(short(names) for names in ([name], *other_names(name)))} |\n"
 teach.say(f"Without `backbone.` before and `.weight` behind them:\n\n{table}")
 
@@ -442,13 +442,13 @@ teach.say(f"Without `backbone.` before and `.weight` behind them:\n\n{table}")
 qkv = named["official"]["backbone.blocks.0.attn.qkv.weight"]
 at = "backbone.encoder.layer.0.attention.attention"
 apart = [named["hf"][f"{at}.{part}.weight"] for part in ("query", "key", "value")]
-assert qkv.shape == (384, 128) and np.array_equal(np.concatenate(apart), qkv)
+assert qkv.shape == (288, 96) and np.array_equal(np.concatenate(apart), qkv)
 
 bias = [named["hf"][f"{at}.{part}.bias"] for part in ("query", "key", "value")]
 figure = figures.lines(
-    range(384), {"qkv.bias": np.concatenate(bias)}, ("row", "bias"), "query, key, value: 128 rows each"
+    range(288), {"qkv.bias": np.concatenate(bias)}, ("row", "bias"), "query, key, value: 96 rows each"
 )
-for edge in (127.5, 255.5):
+for edge in (95.5, 191.5):
     figure.axes[0].axvline(edge, color="#444444", linewidth=1)
 figure
 
@@ -471,7 +471,7 @@ teach.say(f"With 0.5 added to every key's bias the heatmaps change by {change:.0
 
 # %%
 ours, theirs = (named[naming]["backbone.pos_embed"] for naming in ("official", "mmpose"))
-assert ours.shape == (1, 193, 128) and theirs.shape == (1, 192, 128)
+assert ours.shape == (1, 193, 96) and theirs.shape == (1, 192, 96)
 assert np.array_equal(theirs, ours[:, 1:] + ours[:, :1])
 
 # %% [markdown]
@@ -501,9 +501,9 @@ for naming in named:
 plus = {}
 for name, x in named["official"].items():
     if ".mlp.fc2." in name:
-        plus[name] = x[:96]
-        plus[name.replace("fc2", "experts.0")] = x[96:]
-        plus[name.replace("fc2", "experts.1")] = np.zeros_like(x[96:])  # what another dataset would have learnt
+        plus[name] = x[:72]  # of 96
+        plus[name.replace("fc2", "experts.0")] = x[72:]
+        plus[name.replace("fc2", "experts.1")] = np.zeros_like(x[72:])  # what another dataset would have learnt
     else:
         plus[name] = x
 
@@ -530,7 +530,7 @@ print(refusal(broken))
 # %%
 broken = {name: np.array(x) for name, x in named["hf"].items()}
 broken["head.conv.bias"][3] = np.nan
-broken["backbone.encoder.layer.2.attention.attention.key.weight"][7, 100:] = np.inf
+broken["backbone.encoder.layer.2.attention.attention.key.weight"][7, 80:] = np.inf
 print(refusal(broken))
 
 # %% [markdown]
@@ -598,7 +598,7 @@ def check_fold(function):
     found = function(ours)
     if found is None:
         return "not yet: nothing was returned"
-    assert found.shape == (1, 192, 128), f"expected (1, 192, 128), found {found.shape}"
+    assert found.shape == (1, 192, 96), f"expected (1, 192, 96), found {found.shape}"
     return "right" if np.allclose(found, theirs, atol=1e-6) else "not yet: the shape is right, the numbers are not"
 
 
@@ -618,7 +618,7 @@ titles = ["as it should be", "without row 0", "the largest difference"]
 maps = [expected[0].max(0), without[0].max(0), np.abs(without - expected)[0].max(0)]
 display(figures.over_crop(example.crop, maps, titles, columns=3, height=260))
 shift = np.linalg.norm(joints(without) - joints(expected), axis=-1)
-teach.say(f"The joints move by {np.median(shift):.1f} pixels of the picture (median), at most by {shift.max():.0f}.")
+teach.say(f"The joints move by {np.median(shift):.1f} pixels of the picture (median), at most by {shift.max():.1f}.")
 ### END SOLUTION
 check_fold(fold)
 
@@ -761,25 +761,25 @@ check_names_in(names_in)
 # %% [markdown]
 # ## Exercise 11.5 · A view
 #
-# Difficulty ●○○ · 5 minutes. A file describes a tensor of shape (512, 128) with offset 0 and strides (1, 512).
-# Another has shape (3, 128), offset 256 and strides (384, 1). What are they, most likely? Write
+# Difficulty ●○○ · 5 minutes. A file describes a tensor of shape (384, 96) with offset 0 and strides (1, 384).
+# Another has shape (3, 96), offset 192 and strides (288, 1). What are they, most likely? Write
 # `element(storage, offset, stride, index)` and read them out of `line` to see.
 #
 # <details><summary>Hint</summary>The formula stands above. Compare with transposes and columns of ordinary
 # arrays.</details>
 
 # %% tags=["exercise"]
-line = np.arange(512 * 128)
+line = np.arange(384 * 96)
 
 
 def element(storage, offset, stride, index): ...  # your code
 
 
 def check_element(function):
-    found = function(line, 0, (1, 512), (3, 2))
+    found = function(line, 0, (1, 384), (3, 2))
     if found is None:
         return "not yet: nothing was returned"
-    right = found == line.reshape(128, 512).T[3, 2] and function(line, 256, (384, 1), (2, 5)) == 256 + 768 + 5
+    right = found == line.reshape(96, 384).T[3, 2] and function(line, 192, (288, 1), (2, 5)) == 192 + 576 + 5
     return "right" if right else "not yet"
 
 
@@ -792,12 +792,12 @@ def element(storage, offset, stride, index):
     return storage[offset + sum(i * step for i, step in zip(index, stride, strict=True))]
 
 
-first = np.array([[element(line, 0, (1, 512), (i, j)) for j in range(128)] for i in range(512)])
-second = np.array([[element(line, 256, (384, 1), (i, j)) for j in range(128)] for i in range(3)])
-assert np.array_equal(first, line.reshape(128, 512).T)
-assert np.array_equal(second, line[: 3 * 384].reshape(3, 384)[:, 256:])
-print("the first is the transpose of a (128, 512) matrix, stored once")
-print("the second is columns 256 to 383 of three rows of 384: the values, v, in the output of a qkv layer")
+first = np.array([[element(line, 0, (1, 384), (i, j)) for j in range(96)] for i in range(384)])
+second = np.array([[element(line, 192, (288, 1), (i, j)) for j in range(96)] for i in range(3)])
+assert np.array_equal(first, line.reshape(96, 384).T)
+assert np.array_equal(second, line[: 3 * 288].reshape(3, 288)[:, 192:])
+print("the first is the transpose of a (96, 384) matrix, stored once")
+print("the second is columns 192 to 287 of three rows of 288: the values, v, in the output of a qkv layer")
 ### END SOLUTION
 check_element(element)
 

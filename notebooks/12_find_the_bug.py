@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 12 · Comparing with the reference: find the planted bug
 #
-# **After this notebook you can** find one wrong line among 79 activations: walk to the first divergence, tell an
+# **After this notebook you can** find one wrong line among 147 activations: walk to the first divergence, tell an
 # error that a layer makes from one that it was handed, read from a picture what kind of mistake it is, and decide
 # whether a small difference is rounding or a bug.
 #
@@ -25,7 +25,7 @@ example = teach.example()
 model, images = example.model, example.images
 params = model.state_dict()
 
-assert len(example.cache) == 79 and model.engine == "numpy"
+assert len(example.cache) == 147 and model.engine == "numpy"
 
 # %% [markdown]
 # ## Why
@@ -72,7 +72,7 @@ assert np.array_equal(run(planted())[heatmaps], example.heatmaps)  # nothing exc
 
 # %% tags=["mystery"] jupyter={"source_hidden": true}
 SEALED = """
-gheaf = vgregbbyf.plpyr([Snyfr, Snyfr, Snyfr, Gehr])
+gheaf = vgregbbyf.plpyr([Snyfr, Gehr, *[Snyfr] * 6])
 
 
 qrs svefg(k, cbf_rzorq):
@@ -101,7 +101,7 @@ qrs fvkgu(k):
     erghea ac.yqrkc(ac.ebhaq(fvtavsvpnaq * 256) / 256, rkcbarag).nfglcr(k.qglcr)
 
 
-fcbvyg = "onpxobar.oybpxf.1.ngga.cebw.jrvtug"
+fcbvyg = "onpxobar.oybpxf.5.ngga.cebw.jrvtug"
 zlfgrel = {
     "N": cynagrq(nqq_cbfvgvbaf=svefg),
     "O": cynagrq(ongpu_abez=frpbaq),
@@ -120,7 +120,7 @@ titles = [f"model {letter}" for letter in mystery]
 figures.over_crop(example.crop, [*maps, example.heatmaps[0].max(0)], [*titles, "the right one"], columns=7, height=210)
 
 # %% [markdown]
-# Some are plainly broken, and others nobody would suspect. All six are wrong.
+# One or two may look broken, but others nobody would suspect. All six are wrong.
 #
 # ## A reference that is whole
 #
@@ -142,17 +142,17 @@ reference = Reference(dict(values), dict(truth), dict(alone), images=images).gat
 #
 # ## Two ways to search
 #
-# The first suspect is an open one: one of the 128 numbers of a bias was forgotten, in the second norm of block 2.
+# The first suspect is an open one: one of the 96 numbers of a bias was forgotten, in the second norm of block 4.
 
 # %%
-bias = "backbone.blocks.2.norm2.bias"
+bias = "backbone.blocks.4.norm2.bias"
 largest = np.abs(params[bias]).argmax()
-forgotten = planted(params | {bias: np.where(np.arange(128) == largest, np.float32(0), params[bias])})
+forgotten = planted(params | {bias: np.where(np.arange(96) == largest, np.float32(0), params[bias])})
 cache = run(forgotten)
 names = list(reference)
 
 # %% [markdown]
-# **By halves.** Look at the middle one of the 79. If it is good, the mistake lies behind it, else before it or in it.
+# **By halves.** Look at the middle one of the 147. If it is good, the mistake lies behind it, else before it or in it.
 
 
 # %%
@@ -166,11 +166,11 @@ while low < high:
     bad = is_bad(cache, names[middle])
     print(f"{names[middle]:35} {'bad' if bad else 'good'}")
     low, high = (low, middle) if bad else (middle + 1, high)
-assert names[low] == "backbone.blocks.2.norm2"
+assert names[low] == "backbone.blocks.4.norm2"
 print("found:", names[low])
 
 # %% [markdown]
-# At most seven looks instead of 79. It is the way when each look is expensive, because somebody must write an
+# At most eight looks instead of 147. It is the way when each look is expensive, because somebody must write an
 # activation out of another program by hand.
 #
 # **In order.** With all activations at hand, `compare` walks from the image on and stops at the first that diverges.
@@ -178,7 +178,7 @@ print("found:", names[low])
 
 # %%
 report = mvp.compare(cache, reference)
-assert report.first_divergence.name == "backbone.blocks.2.norm2"
+assert report.first_divergence.name == "backbone.blocks.4.norm2"
 teach.say("<br>".join(report.verdict()))
 
 # %% [markdown]
@@ -199,8 +199,9 @@ def error(cache, against):
     return np.array([rms(cache[name] - against[name]) / rms(against[name]) for name in names])
 
 
-def stations(axes, labels=("patches", "block 0", "block 1", "block 2", "block 3", "", "head")):
+def stations(axes, first="patches", block="block "):
     """Marks and names the stations of the network along the x axis."""
+    labels = [first, *(f"{block}{i}" for i in range(model.config.depth)), "", "head"]
     starts = [i for i, name in enumerate(names) if name.endswith(("norm1", "last_norm", "deconv_layers.0"))]
     for start in starts:
         axes.axvline(start - 0.5, color="#999999", linewidth=0.6)
@@ -210,12 +211,13 @@ def stations(axes, labels=("patches", "block 0", "block 1", "block 2", "block 3"
 
 
 def along(curves, title, height=320):
-    """Errors along the network, each {name: 79 numbers}; the rounding of the right float32 run is the floor."""
+    """Errors along the network, each {name: 147 numbers}; the rounding of the right float32 run is the floor."""
     floor = {"rounding, float32": error(values, truth)}
     shown = {text: np.where(y > 0, y, np.nan) for text, y in (floor | curves).items()}
-    figure = figures.lines(range(79), shown, ("", "rms error, relative"), title, log=True, height=height, width=900)
+    figure = figures.lines(range(147), shown, ("", "rms error, relative"), title, log=True, height=height, width=900)
     stations(figure.axes[0])
-    figure.axes[0].legend(frameon=False, fontsize=8.5, ncols=2)
+    figure.axes[0].get_legend().remove()
+    figure.legend(loc="outside lower center", frameon=False, fontsize=8.5, ncols=4)
     return figure
 
 
@@ -289,9 +291,9 @@ for row, (title, suspect) in zip(grid, open_mistakes.items(), strict=True):
     row[2].semilogy(error(values, truth), "--", color=figures.COLOURS[0], linewidth=1)
     figures.plain(row[1], "expected", "ours")
     figures.plain(row[2], "", "rms error")
-    stations(row[2], ["", "0", "1", "2", "3", "", "head"])
+    stations(row[2], "", "")
     row[0].set_title(f"{title}:\n|error| in {name.removeprefix('backbone.')}", fontsize=9, loc="left")
-grid[0, 2].set_title("blocks 0 to 3, head (dashed: rounding)", fontsize=9, loc="left")
+grid[0, 2].set_title("blocks 0 to 7, head (dashed: rounding)", fontsize=9, loc="left")
 figure
 
 # %% [markdown]
@@ -514,9 +516,9 @@ same(mine, "C")
 # Is it perhaps right, and the wrong thing?</details>
 # <details><summary>Hint 2</summary>Compare what you found with <b>other</b> activations of the reference, not only
 # with the one of the same name.</details>
-# <details><summary>Hint 3</summary>It is in one of the four blocks only. A function that does something different in
-# every fourth call can ask <code>next(turns)</code> with <code>turns = itertools.cycle([False, False, False,
-# True])</code>.</details>
+# <details><summary>Hint 3</summary>It is in one of the eight blocks only. A function that does something different in
+# every eighth call can ask <code>next(turns)</code> with <code>turns = itertools.cycle([False] * 7 + [True])</code>;
+# for another block the True stands elsewhere.</details>
 
 # %% tags=["exercise"]
 mine = None  # planted(name_of_a_layer=your_function)
@@ -530,14 +532,14 @@ report = mvp.compare(cache, reference)
 teach.say("<br>".join(report.verdict()))
 
 figure = teach.canvas(900, 300, "which-is-which")
-at = "backbone.blocks.3.attn"
+at = "backbone.blocks.1.attn"
 for axes, (ours, expected) in zip(figure.subplots(1, 4), itertools.product("qk", "qk"), strict=True):
     against(axes, cache[f"{at}.{ours}"], truth[f"{at}.{expected}"])
     figures.plain(axes, f"expected {expected}", f"our {ours}")
 display(figure)
 assert np.allclose(cache[f"{at}.q"], truth[f"{at}.k"], atol=1e-3)
 
-my_turns = itertools.cycle([False, False, False, True])
+my_turns = itertools.cycle([False, True, *[False] * 6])
 
 
 def keys_first(x, num_heads):
@@ -571,7 +573,7 @@ cache = run(mystery["E"])
 report = mvp.compare(cache, reference)
 teach.say("<br>".join(report.verdict()))
 
-point = np.zeros((1, 128, 5, 5), np.float32)
+point = np.zeros((1, 96, 5, 5), np.float32)
 point[0, 0, 2, 2] = 1
 weight = params["keypoint_head.deconv_layers.0.weight"]
 stamps = [ops.deconv(point, weight)[0, 0, 2:8, 2:8] for ops in (mystery["E"].ops, layers)]
@@ -597,7 +599,7 @@ same(mine, "E")
 # does the cloud go away? Is any layer but the first bad one wrong alone?</details>
 # <details><summary>Hint 2</summary>If the code is right, a parameter is not. You can look at
 # <code>mystery["F"].params</code>, or, as with another program, solve for the weight: 192 inputs and outputs are
-# enough for a matrix of 128 x 128 (<code>np.linalg.lstsq</code>, in float64).</details>
+# enough for a matrix of 96 x 96 (<code>np.linalg.lstsq</code>, in float64).</details>
 # <details><summary>Hint 3</summary>How many binary digits does each number of that weight have? <code>np.frexp</code>
 # takes a number apart: <code>significand * 2**n</code> is whole if n digits are enough.</details>
 
@@ -614,7 +616,7 @@ curves = {"in the chain": error(cache, truth), "alone": error(by_itself, alone)}
 curves["in the chain, float64"] = error(cache64, truth)
 display(along(curves, "Model F: one layer is wrong alone, and float64 changes nothing"))
 
-at = "backbone.blocks.1.attn"
+at = "backbone.blocks.5.attn"
 y = cache64[f"{at}.proj"][0] - params[f"{at}.proj.bias"]
 solved = np.linalg.lstsq(cache64[f"{at}.z"][0], y)[0].T
 significand, _ = np.frexp(solved)
@@ -638,9 +640,9 @@ same(mine, "F")
 # %% [markdown]
 # ## Exercise 12.5 · Where the halves go wrong
 #
-# Difficulty ●●○ · 10 minutes. Write the search by halves as a function `halves(bad)`: `bad` is a list of 79 booleans
-# in the order of execution -> the number of the first bad one, looking at no more than 7 of them. Then run it on all
-# six models and compare with the walk. For one it names another activation. Which, and why?
+# Difficulty ●●○ · 10 minutes. Write the search by halves as a function `halves(bad)`: `bad` is a list of 147
+# booleans in the order of execution -> the number of the first bad one, looking at no more than 8 of them. Then run it
+# on all six models and compare with the walk. For one it names another activation. Which, and why?
 #
 # <details><summary>Hint 1</summary>The loop stands above.</details>
 # <details><summary>Hint 2</summary>The search takes for granted that behind the first bad activation all are
@@ -662,14 +664,14 @@ class Looks(list):
 
 
 def check_halves(function):
-    for first in range(79):
-        bad = Looks([i >= first for i in range(79)])
+    for first in range(147):
+        bad = Looks([i >= first for i in range(147)])
         found = function(bad)
         if found is None:
             return "not yet: nothing was returned"
         assert found == first, f"the first bad one is {first}, found {found}"
-        assert bad.count <= 7, f"looked {bad.count} times"
-    return "right: at most 7 looks"
+        assert bad.count <= 8, f"looked {bad.count} times"
+    return "right: at most 8 looks"
 
 
 check_halves(halves)

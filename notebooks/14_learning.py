@@ -272,11 +272,11 @@ figure
 
 # %% [markdown]
 # Dots are tokens, arrows gradients. What is left runs along the circle: what points outwards is gone, and short tokens
-# get longer arrows: the $1/\sigma$. The same for all 192 tokens of the model, whose 128 channels nobody can draw:
+# get longer arrows: the $1/\sigma$. The same for all 192 tokens of the model, whose 96 channels nobody can draw:
 
 # %%
 x = example.cache["backbone.pos"].astype(np.float64)
-one, zero, grad = np.ones(128), np.zeros(128), rng.standard_normal(x.shape)
+one, zero, grad = np.ones(96), np.zeros(96), rng.standard_normal(x.shape)
 n = layers.layer_norm(x, one, zero)
 back = {
     name: np.abs(gradients.layer_norm_backward(x, g, one, zero)[0]).max()
@@ -491,16 +491,16 @@ back.shape
 p, cache, only_wrist = example.params, example.cache, (np.arange(17) == WRIST)[None].astype(np.float32)
 grad = heatmap_loss_backward(example.heatmaps, targets[None], only_wrist)
 grad, _ = gradients.keypoint_head_backward(cache["backbone"], grad, **p["keypoint_head"], batch=False)
-inputs = ["backbone.pos"] + [f"backbone.blocks.{i}" for i in range(4)]  # of blocks 0 to 3 and of the last norm
-grad, _ = gradients.layer_norm_backward(cache[inputs[4]], layers.to_tokens(grad), **p["backbone"]["last_norm"])
+inputs = ["backbone.pos"] + [f"backbone.blocks.{i}" for i in range(8)]  # of blocks 0 to 7 and of the last norm
+grad, _ = gradients.layer_norm_backward(cache[inputs[8]], layers.to_tokens(grad), **p["backbone"]["last_norm"])
 reached = [grad]
-for i in reversed(range(4)):
-    grad, _ = gradients.block_backward(cache[inputs[i]], grad, p["backbone"]["blocks"][str(i)], num_heads=4)
+for i in reversed(range(8)):
+    grad, _ = gradients.block_backward(cache[inputs[i]], grad, p["backbone"]["blocks"][str(i)], num_heads=3)
     reached.append(grad)
 
 sizes = [np.linalg.norm(g[0], axis=-1) for g in reached]
 powers = [np.log10(np.maximum(size / size.max(), 1e-3)) for size in sizes]
-titles = ["before the last norm"] + [f"before block {i}" for i in (3, 2, 1, 0)]
+titles = ["before the last norm"] + [f"before block {i}" for i in reversed(range(8))]
 title = "Gradient of the left wrist's loss at each token, as powers of ten of the largest (-3: a thousandth or less)"
 figures.over_crop(example.crop, powers, titles, token, 5, 260, title, "gradient-flow")
 
@@ -526,14 +526,15 @@ teach.say(
 
 # %%
 def slope_errors(layer, back, dtype):
-    """The relative error of the measured slope for each step size: root mean square over four random directions."""
-    off = np.zeros((4, len(steps)))
-    for row, d in zip(off, np.random.default_rng(1).standard_normal((4, *x.shape)), strict=True):
+    """The relative error of the measured slope for each step size: root mean squares over four random directions."""
+    off, true = np.zeros((4, len(steps))), np.zeros((4, 1))
+    for row, d in enumerate(np.random.default_rng(1).standard_normal((4, *x.shape))):
         X, D, H = x.astype(dtype), d.astype(dtype), steps.astype(dtype)
+        true[row] = (back * d).sum()
         for i, h in enumerate(H):
             rise = ((layer(X + h * D) - layer(X - h * D)) * grad).sum() / (2 * float(h))
-            row[i] = rise / (back * d).sum() - 1
-    return np.sqrt((off**2).mean(axis=0))
+            off[row, i] = rise - true[row, 0]
+    return np.sqrt((off**2).mean(axis=0) / (true**2).mean())
 
 
 def cast(p, dtype):
@@ -544,10 +545,10 @@ def gradient_check(dtype):
     """Both layers of the first block, computed in dtype, beside their derivatives in float64."""
     norm, attn = (cast(example.block[part], dtype) for part in ("norm1", "attn"))
     of_norm, _ = gradients.layer_norm_backward(x, grad, **cast(norm, np.float64))
-    of_attn, _ = gradients.attention_backward(x, grad, **cast(attn, np.float64), num_heads=4)
+    of_attn, _ = gradients.attention_backward(x, grad, **cast(attn, np.float64), num_heads=3)
     return {
         f"layer norm, {dtype}": slope_errors(lambda X: layers.layer_norm(X, **norm), of_norm, dtype),
-        f"attention, {dtype}": slope_errors(lambda X: layers.attention(X, **attn, num_heads=4), of_attn, dtype),
+        f"attention, {dtype}": slope_errors(lambda X: layers.attention(X, **attn, num_heads=3), of_attn, dtype),
     }
 
 
@@ -698,9 +699,9 @@ G = grads["backbone"]["blocks"]["2"]["attn"]["proj"]["weight"]
 before = np.linalg.svd(G, compute_uv=False) / np.linalg.norm(G)
 after = np.linalg.svd(orthogonalised(G[None])[0], compute_uv=False)
 
-assert G.shape == (128, 128) and (after[before > 0.02] > 0.6).all() and after.max() < 1.25
+assert G.shape == (96, 96) and (after[before > 0.02] > 0.6).all() and after.max() < 1.25
 figures.lines(
-    np.arange(1, 129),
+    np.arange(1, 97),
     {"gradient (its norm is 1)": before, "orthogonalised, as Muon steps": after},
     ("number of the direction, by size", "singular value"),
     "Gradient of blocks.2.attn.proj.weight, one crop",
@@ -710,7 +711,7 @@ figures.lines(
 # %%
 share = np.cumsum(before**2)
 teach.say(
-    f"The first {np.searchsorted(share, 0.9) + 1} of 128 directions hold nine tenths of the squared gradient. After it "
+    f"The first {np.searchsorted(share, 0.9) + 1} of 96 directions hold nine tenths of the squared gradient. After it "
     f"{(after > 0.5).sum()} directions have a singular value above a half."
 )
 

@@ -22,13 +22,14 @@ from minivitpose.teach.example import token_at
 example = teach.example()
 config, JOINTS = example.model.config, example.skeleton.keypoints
 WRIST = JOINTS.index("left_wrist")
-STREAMS = ["backbone.pos", *(f"backbone.blocks.{i}" for i in range(4)), "backbone.last_norm"]
-SHORT = ["pos", "block 0", "block 1", "block 2", "block 3", "last norm"]
+STREAMS = ["backbone.pos", *(f"backbone.blocks.{i}" for i in range(8)), "backbone.last_norm"]
+SHORT = ["pos", *(f"block {i}" for i in range(8)), "last norm"]
+SOME = [0, 2, 4, 6, 8]  # of the streams: pos, and every second block to the last
 
-assert (config.depth, config.num_heads, config.head_dim, config.grid) == (4, 4, 32, (16, 12))
+assert (config.depth, config.num_heads, config.head_dim, config.grid) == (8, 3, 32, (16, 12))
 
 # %% [markdown]
-# The **residual stream** is what runs from block to block, 128 numbers for each of 192 tokens. `pos` is the stream
+# The **residual stream** is what runs from block to block, 96 numbers for each of 192 tokens. `pos` is the stream
 # before the first block.
 #
 # One picture proves little. So beside the course's example there are 72 mannequins that the model was never trained on,
@@ -45,14 +46,14 @@ for start in range(0, 72, 12):
     _, cache = model.run_with_cache(images[start : start + 12])
     for name in STREAMS:
         stream[name].append(cache[name])
-    if start < 24:  # these are large: (12, 4, 192, 192) a block
-        patterns.append(np.stack([cache[f"backbone.blocks.{i}.attn.pattern"] for i in range(4)], axis=1))
+    if start < 24:  # these are large: (12, 3, 192, 192) a block
+        patterns.append(np.stack([cache[f"backbone.blocks.{i}.attn.pattern"] for i in range(8)], axis=1))
 stream = {name: np.concatenate(parts) for name, parts in stream.items()}
 patterns, heatmaps = np.concatenate(patterns), fast(images)
 cells, scores = decode_argmax(heatmaps)
 found = cells_to_crop(cells, config.heatmap_size, config.image_size)
 
-assert patterns.shape == (24, 4, 4, 192, 192) and stream["backbone.pos"].shape == (72, 192, 128)
+assert patterns.shape == (24, 8, 3, 192, 192) and stream["backbone.pos"].shape == (72, 192, 96)
 off = np.hypot(*np.moveaxis(found - keypoints[..., :2], -1, 0))[seen]
 teach.say(f"Half of all joints that are in the picture are found within {np.median(off):.1f} pixels of the truth.")
 
@@ -65,7 +66,7 @@ teach.say(f"Half of all joints that are in the picture are found within {np.medi
 
 # %%
 def pattern_of(block):
-    return example.cache[f"backbone.blocks.{block}.attn.pattern"][0]  # (4, 192, 192): row = who asks
+    return example.cache[f"backbone.blocks.{block}.attn.pattern"][0]  # (3, 192, 192): row = who asks
 
 
 def percent(block):
@@ -74,27 +75,27 @@ def percent(block):
 
 def heads_of(joint, block):
     token = example.token_of(joint)
-    titles = [f"block {block}, head {h}" for h in range(4)]
+    titles = [f"block {block}, head {h}" for h in range(3)]
     title = f"Whom the token with the {joint} asks, in % of its attention"
-    return figures.over_crop(example.crop, percent(block)[:, token], titles, token, 4, 300, title)
+    return figures.over_crop(example.crop, percent(block)[:, token], titles, token, 3, 330, title)
 
 
 def all_heads():
     token = example.token_of("left_wrist")
-    maps = [percent(block)[head, token] for block in range(4) for head in range(4)]
-    titles = [f"block {block}, head {head}" for block in range(4) for head in range(4)]
+    maps = [percent(block)[head, token] for head in range(3) for block in range(8)]
+    titles = [f"block {block}, head {head}" for head in range(3) for block in range(8)]
     return figures.over_crop(
         example.crop, maps, titles, token, 8, 190, "Whom the left wrist's token asks, in % of its attention"
     )
 
 
-teach.explore(heads_of, all_heads, {"joint": "left_wrist", "block": 3}, joint=JOINTS, block=range(4))
+teach.explore(heads_of, all_heads, {"joint": "left_wrist", "block": 7}, joint=JOINTS, block=range(8))
 
 # %%
 near = [np.abs(np.subtract(divmod(t, 12), divmod(example.token_of("left_wrist"), 12))).max() <= 1 for t in range(192)]
-rows = np.stack([pattern_of(block)[:, example.token_of("left_wrist")] for block in range(4)])  # (4, 4, 192)
+rows = np.stack([pattern_of(block)[:, example.token_of("left_wrist")] for block in range(8)])  # (8, 3, 192)
 teach.say(
-    "Share of the attention that stays within one patch of the wrist, blocks 0 to 3 (mean of the heads): "
+    "Share of the attention that stays within one patch of the wrist, blocks 0 to 7 (mean of the heads): "
     + ", ".join(f"{share:.0%}" for share in rows[..., near].sum(-1).mean(-1))
     + f". If all 192 tokens got the same it would be {np.mean(near):.0%}."
 )
@@ -141,25 +142,25 @@ teach.check("attention_head", attention_head)
 
 # %%
 def by_offset(joint):
-    """Mean attention of the joint's token by offset: (4, 4, 31, 23), NaN where fewer than 4 people have a patch."""
-    total, count = np.zeros((4, 4, 31, 23)), np.zeros((31, 23))
+    """Mean attention of the joint's token by offset: (8, 3, 31, 23), NaN where fewer than 4 people have a patch."""
+    total, count = np.zeros((8, 3, 31, 23)), np.zeros((31, 23))
     k = JOINTS.index(joint)
     for i in np.flatnonzero(seen[:24, k]):
         row, column = divmod(tokens[i, k], 12)
         window = slice(15 - row, 31 - row), slice(11 - column, 23 - column)
-        total[:, :, *window] += patterns[i, :, :, tokens[i, k]].reshape(4, 4, 16, 12)
+        total[:, :, *window] += patterns[i, :, :, tokens[i, k]].reshape(8, 3, 16, 12)
         count[window] += 1
     return np.where(count >= 4, total / np.maximum(count, 1), np.nan)
 
 
 def draw_offsets(joint):
-    maps = by_offset(joint)
-    figure, axes = figures.grid(16, 8, 165, title=f"Mean attention of the {joint}'s token by offset, 24 people")
-    for ax, values, i in zip(axes, maps.reshape(16, 31, 23), range(16), strict=True):
+    maps = by_offset(joint).swapaxes(0, 1).reshape(24, 31, 23)  # a row of pictures for each head
+    figure, axes = figures.grid(24, 8, 165, title=f"Mean attention of the {joint}'s token by offset, 24 people")
+    for i, (ax, values) in enumerate(zip(axes, maps, strict=True)):
         ax.imshow(values[4:27, 2:21], extent=(-9.5, 9.5, 11.5, -11.5), cmap=figures.VALUES, interpolation="nearest")
         ax.plot(0, 0, "+", color="white", markersize=9)
         share = np.nansum(values[14:17, 10:13])
-        figures.bare(ax, f"block {i // 4}, head {i % 4}\nnear: {share:.0%}")
+        figures.bare(ax, f"block {i % 8}, head {i // 8}\nnear: {share:.0%}")
     return figure
 
 
@@ -175,7 +176,7 @@ teach.explore(draw_offsets, start={"joint": "left_wrist"}, joint=JOINTS)
 # After the first block a token is no longer its own patch: it holds what it gathered. **Attention rollout** follows
 # this through the blocks:
 #
-# $$ R = \tfrac12 (A_3 + I) \cdot \tfrac12 (A_2 + I) \cdot \tfrac12 (A_1 + I) \cdot \tfrac12 (A_0 + I) $$
+# $$ R = \tfrac12 (A_7 + I) \cdot \tfrac12 (A_6 + I) \cdots \tfrac12 (A_1 + I) \cdot \tfrac12 (A_0 + I) $$
 #
 # $A_i$ is the pattern of block $i$, its heads' mean; $I$, the identity, stands for the residual connection. Row $n$ of
 # $R$ says of which patches token $n$ is a mixture at the end. Source: Abnar and Zuidema, 2020.
@@ -195,25 +196,26 @@ def without_own(row, token):
     return np.where(np.arange(len(row)) == token, 0, row)
 
 
-rolled = rollout([pattern_of(block) for block in range(4)])
+rolled = rollout([pattern_of(block) for block in range(8)])
 assert np.allclose(rolled.sum(axis=1), 1, atol=1e-5)
 chosen = ["nose", "left_wrist", "right_hip", "right_ankle"]
 marked = [example.token_of(joint) for joint in chosen]
-maps = [without_own(rolled[t], t) for t in marked] + [without_own(pattern_of(3)[:, t].mean(axis=0), t) for t in marked]
+maps = [without_own(rolled[t], t) for t in marked] + [without_own(pattern_of(7)[:, t].mean(axis=0), t) for t in marked]
 titles = [f"{joint}, rollout" for joint in chosen] + [f"{joint}, last block alone" for joint in chosen]
 figures.over_crop(example.crop, maps, titles, marked * 2, 4, 270, "All blocks joined; below, the last block alone")
 
 # %% [markdown]
-# **What this shows**: over which tokens information can have travelled. **What it cannot**: rollout knows nothing of
-# the values and of the MLPs, and takes branch and residual connection as equally strong. Are they?
+# **What this shows**: over which tokens information can have travelled. **What it cannot**: with every block the rows
+# of $R$ become more alike, whatever the network does with them. Rollout knows nothing of the values and of the MLPs,
+# and takes branch and residual connection as equally strong. Are they?
 
 # %%
 sizes = []
-for i, before in enumerate(STREAMS[:4]):
+for i, before in enumerate(STREAMS[:8]):
     branch = np.linalg.norm(example.cache[f"backbone.blocks.{i}.attn"], axis=-1)
     sizes.append(np.median(branch / np.linalg.norm(example.cache[before], axis=-1)))
 teach.say(
-    "Length of what attention adds, as a share of the token it is added to (median), blocks 0 to 3: "
+    "Length of what attention adds, as a share of the token it is added to (median), blocks 0 to 7: "
     + ", ".join(f"{size:.2f}" for size in sizes)
     + ". Rollout takes it to be 1 everywhere."
 )
@@ -241,7 +243,7 @@ def rollout_of_largest(patterns):
     return joined
 
 
-strongest = rollout_of_largest([pattern_of(block) for block in range(4)])
+strongest = rollout_of_largest([pattern_of(block) for block in range(8)])
 token = example.token_of("left_wrist")
 spread = [np.exp(-np.sum(r[token] * np.log(r[token]))) for r in (rolled, strongest)]
 print(f"attention is spread over about {spread[0]:.0f} tokens with the mean, {spread[1]:.0f} with the largest")
@@ -254,14 +256,14 @@ print(f"attention is spread over about {spread[0]:.0f} tokens with the mean, {sp
 # lets the model go on with another array: here one whose columns are 0.
 
 # %%
-name = "backbone.blocks.3.attn.z"
+name = "backbone.blocks.7.attn.z"
 z = example.cache[name].copy()
 z[..., 32:64] = 0  # head 1
 by_replacing, _ = example.model.run_with_cache(example.images, replace={name: z})
 
 
 def without(block, part):
-    """The model without a head (0 to 3), without all of a block's attention ("attn"), or without its MLP ("mlp")."""
+    """The model without a head (0 to 2), without all of a block's attention ("attn"), or without its MLP ("mlp")."""
     flat = dict(fast.state_dict())
     layer = f"backbone.blocks.{block}." + ("mlp.fc2" if part == "mlp" else "attn.proj")
     weight = flat[f"{layer}.weight"] = flat[f"{layer}.weight"].copy()
@@ -272,16 +274,16 @@ def without(block, part):
     return ViTPose(nest(flat), config)
 
 
-assert np.allclose(without(3, 1)(example.images), by_replacing, atol=1e-4)
+assert np.allclose(without(7, 1)(example.images), by_replacing, atol=1e-4)
 
 # %% [markdown]
 # Both ways give the same heatmaps: a head that is 0 and a `proj` that does not read it are one thing. The second can
 # run on the fast engine, so we can afford each head and each branch on 24 people.
 
 # %%
-PARTS = [0, 1, 2, 3, "attn", "mlp"]
-moved, lost = np.zeros((4, 6, 24, 17)), np.zeros((4, 6, 24, 17))
-for block in range(4):
+PARTS = [0, 1, 2, "attn", "mlp"]
+moved, lost = np.zeros((8, 5, 24, 17)), np.zeros((8, 5, 24, 17))
+for block in range(8):
     for j, part in enumerate(PARTS):
         there, score = decode_argmax(without(block, part)(images[:24]))
         there = cells_to_crop(there, config.heatmap_size, config.image_size)
@@ -289,7 +291,7 @@ for block in range(4):
         lost[block, j] = scores[:24] - score
 counted = seen[:24] & (scores[:24] > np.median(scores[:24]))  # joints that the whole model is sure of
 
-rows, columns = [f"block {i}" for i in range(4)], [*(f"head {h}" for h in range(4)), "all heads", "MLP"]
+rows, columns = [f"block {i}" for i in range(8)], [*(f"head {h}" for h in range(3)), "all heads", "MLP"]
 figures.numbers(moved[..., counted].mean(-1), rows, columns, "How far joints move, pixels of 256 x 192 (mean)", 1)
 
 # %%
@@ -297,11 +299,11 @@ figures.numbers(lost[..., counted].mean(-1), rows, columns, "How much of its sco
 
 # %%
 damage = moved[..., counted].mean(-1)
-block, head = np.unravel_index(damage[:, :4].argmax(), (4, 4))
+block, head = np.unravel_index(damage[:, :3].argmax(), (8, 3))
 teach.say(
     f"The head that is missed most is head {head} of block {block}: joints move by {damage[block, head]:.1f} pixels. "
-    f"The four heads of that block, each removed alone, move joints by {damage[block, :4].sum():.1f} pixels in "
-    f"sum; all removed together, by {damage[block, 4]:.1f}."
+    f"The three heads of that block, each removed alone, move joints by {damage[block, :3].sum():.1f} pixels in "
+    f"sum; all removed together, by {damage[block, 3]:.1f}."
 )
 
 # %% [markdown]
@@ -312,7 +314,7 @@ teach.say(
 # %% [markdown]
 # ## Exercise 15.3 · The wrists' head
 #
-# Difficulty ●●○ · 5 minutes. `moved` is (4 blocks, 6 parts, 24 people, 17 joints). Which single head's loss moves the
+# Difficulty ●●○ · 5 minutes. `moved` is (8 blocks, 5 parts, 24 people, 17 joints). Which single head's loss moves the
 # two **wrists** most? Is it the same as for the ankles?
 #
 # <details><summary>Hint</summary>Choose the joints on the last axis, and of them only those that are
@@ -327,7 +329,7 @@ worst_for_wrists = None  # (block, head)
 def worst_head(joint):
     pair = [i for i, name in enumerate(JOINTS) if name.endswith(joint)]
     table = (moved[..., pair] * counted[:, pair]).sum((-1, -2)) / counted[:, pair].sum()
-    block, head = np.unravel_index(table[:, :4].argmax(), (4, 4))
+    block, head = np.unravel_index(table[:, :3].argmax(), (8, 3))
     return int(block), int(head), round(float(table[block, head]), 1)
 
 
@@ -339,7 +341,7 @@ worst_for_wrists = worst_head("wrist")[:2]
 # %% [markdown]
 # ## What a token knows: linear probes
 #
-# Take the tokens that truly have a joint in them. Can a linear map tell **which** joint, from the 128 numbers alone? If
+# Take the tokens that truly have a joint in them. Can a linear map tell **which** joint, from the 96 numbers alone? If
 # so, the information is there, and easy to read. The map is fitted to 48 people by ridge regression, in closed form,
 #
 # $$ W = (X^\top X + \lambda I)^{-1} X^\top Y $$
@@ -383,15 +385,15 @@ place = np.concatenate([np.eye(16).repeat(12, axis=0), np.tile(np.eye(12), (16, 
 shuffle = np.random.default_rng(0)
 curves = {
     "which of 9 kinds": [probe(stream[name], kinds) for name in STREAMS],
-    "which of 9, by place alone": [probe(place, kinds)] * 6,
+    "which of 9, by place alone": [probe(place, kinds)] * len(STREAMS),
     "which of 17 joints": [probe(stream[name], joints) for name in STREAMS],
-    "which of 17, by place alone": [probe(place, joints)] * 6,
+    "which of 17, by place alone": [probe(place, joints)] * len(STREAMS),
     "17, labels shuffled": [np.mean([probe(stream[name], joints, shuffle) for _ in range(3)]) for name in STREAMS],
 }
 figure = figures.lines(
-    range(6), curves, ("", "share right"), "What a linear probe reads off a joint's token", False, 380, 760
+    range(len(STREAMS)), curves, ("", "share right"), "What a linear probe reads off a joint's token", False, 380, 760
 )
-figure.axes[0].set_xticks(range(6), SHORT)
+figure.axes[0].set_xticks(range(len(STREAMS)), SHORT)
 figure.axes[0].set_ylim(0, 1)
 figure.axes[0].legend(fontsize=8.5, frameon=False, loc="upper left", ncols=2)
 figure
@@ -454,7 +456,7 @@ print("\n".join([*lines, f"the head: {(at_left[:, LEFT] > at_left[:, RIGHT]).mea
 
 # %%
 def read(x):
-    """Last norm and head on a stream (B, 192, 128) -> heatmaps."""
+    """Last norm and head on a stream (B, 192, 96) -> heatmaps."""
     p = model.params
     x = layers.layer_norm(x, **p["backbone"]["last_norm"], eps=config.eps)
     return model.ops.keypoint_head(np.ascontiguousarray(layers.to_map(x, config.grid)), **p["keypoint_head"])
@@ -462,9 +464,9 @@ def read(x):
 
 maps, titles = [], []
 for joint in ("left_wrist", "right_ankle"):
-    for name, short in zip(STREAMS[:5], SHORT, strict=False):
-        maps.append(read(example.cache[name])[0, JOINTS.index(joint)])
-        titles.append(f"{joint}, {short}")
+    for i in SOME:
+        maps.append(read(example.cache[STREAMS[i]])[0, JOINTS.index(joint)])
+        titles.append(f"{joint}, {SHORT[i]}")
 assert np.allclose(maps[4], example.heatmaps[0, WRIST], atol=1e-3)
 figures.over_crop(example.crop, maps, titles, None, 5, 215, "The heatmap, if the network stopped after ...")
 
@@ -480,24 +482,24 @@ figures.over_crop(example.crop, maps, titles, None, 5, 215, "The heatmap, if the
 
 # %%
 token, maps, titles = example.token_of("left_wrist"), [], []
-for name, short in zip(STREAMS[:5], SHORT, strict=False):
-    x = example.cache[name][0]
+for i in SOME:
+    x = example.cache[STREAMS[i]][0]
     centred = x - x.mean(axis=0)
     unit = centred / np.linalg.norm(centred, axis=1, keepdims=True)
     maps.append(without_own(unit @ unit[token], token))
-    titles.append(f"alike, {short}")
-lengths = [np.linalg.norm(example.cache[name][0], axis=1) for name in STREAMS[:5]]
+    titles.append(f"alike, {SHORT[i]}")
+lengths = [np.linalg.norm(example.cache[STREAMS[i]][0], axis=1) for i in SOME]
 maps += [length / np.median(length) for length in lengths]
-titles += [f"length, {short}" for short in SHORT[:5]]
+titles += [f"length, {SHORT[i]}" for i in SOME]
 title = "Similarity to the left wrist's token; below, the length of tokens as a multiple of their median"
 figures.over_crop(example.crop, maps, titles, [token] * 5 + [None] * 5, 5, 215, title)
 
 # %%
-longest = [(x / np.median(x, axis=1, keepdims=True)) for x in (np.linalg.norm(stream[n], axis=2) for n in STREAMS[:5])]
+longest = [(x / np.median(x, axis=1, keepdims=True)) for x in (np.linalg.norm(stream[n], axis=2) for n in STREAMS[:9])]
 teach.say(
     "Longest token as a multiple of its crop's median (mean of 72 crops), "
     + ", ".join(f"{short}: {x.max(axis=1).mean():.1f}" for short, x in zip(SHORT, longest, strict=False))
-    + f". Tokens of more than three medians after block 3: {(longest[4] > 3).mean():.1%}."
+    + f". Tokens of more than three medians after block 7: {(longest[8] > 3).mean():.1%}."
 )
 
 # %% [markdown]
@@ -539,20 +541,20 @@ A, B = np.array(pairs).T
 
 # %%
 patched = [heatmaps[A, WRIST]]
-for name in STREAMS[:5]:
+for name in STREAMS[:9]:
     new = stream[name][A].copy()
     for row, b in enumerate(B):
         new[row, around(tokens[b, WRIST])] = stream[name][b, around(tokens[b, WRIST])]
     patched.append(model.run_with_cache(images[A], replace={name: new})[0][:, WRIST])
-patched = np.stack(patched)  # (6, pairs, 64, 48)
-assert patched.shape == (6, len(pairs), 64, 48)
+patched = np.stack(patched)  # (10, pairs, 64, 48)
+assert patched.shape == (10, len(pairs), 64, 48)
 
-STEPS = ["untouched", "pos", "block 0", "block 1", "block 2", "block 3"]
+STEPS = ["untouched", *SHORT[:9]]
 shown = scores[B, WRIST].argmax()  # of all pairs, the one whose B is found best
 a, b, size = A[shown], B[shown], config.image_size[::-1]
 title = "Left wrist's heatmap of A; the marked patch and its neighbours come from B, after ..."
 figure, axes = figures.grid(7, 7, 225, title=title, name="patching")
-for ax, i in zip(axes, range(-1, 6), strict=True):
+for ax, i in zip(axes, [-1, 0, *(i + 1 for i in SOME)], strict=True):
     who, values = (b, heatmaps[b, WRIST]) if i < 0 else (a, patched[i, shown])
     crop = Crop(pixels[who], (0, 0, *size), (size[0] / 2, size[1] / 2), size)
     overlay(ax, crop, values, heatmap_extent(crop, values.shape))
@@ -570,32 +572,32 @@ curves = {
     "at A's wrist, as a share of A's own": at_a.mean(axis=1),
 }
 labels = ("B's tokens put in after", "share of the heatmap's value")
-figure = figures.lines(range(6), curves, labels, f"Patching, mean of {len(pairs)} pairs", False, 290, 640, "o")
-figure.axes[0].set_xticks(range(6), STEPS)
+figure = figures.lines(range(10), curves, labels, f"Patching, mean of {len(pairs)} pairs", False, 290, 700, "o")
+figure.axes[0].set_xticks(range(10), STEPS)
 figure
 
 # %%
 teach.say(
-    f"Nine tokens put in before the first block bring {at_b[1].mean():.0%} of B's value to that place, after block 3 "
-    f"{at_b[5].mean():.0%} (untouched: {at_b[0].mean():.0%})."
+    f"Nine tokens put in before the first block bring {at_b[1].mean():.0%} of B's value to that place, after block 7 "
+    f"{at_b[9].mean():.0%} (untouched: {at_b[0].mean():.0%})."
 )
 
 # %% [markdown]
 # Patched early, the blocks that follow still compare these nine tokens with a person who stands differently; patched
-# late, what they gathered before comes along. After block 3 only the head follows, which sees little more than these
+# late, what they gathered before comes along. After block 7 only the head follows, which sees little more than these
 # tokens: that end of the curve is no surprise, the way up to it is the finding. **What this shows**: a cause, not only
 # a correlation; these tokens, at this depth, make the peak. **What it cannot**: the mixture is a picture that never
 # was, and another pair, joint or size of the window gives other numbers.
 #
 # ## Left and right as a direction
 #
-# After block 3, the mean difference between the token of the left and of the right joint, over 48 people, is a
+# After block 7, the mean difference between the token of the left and of the right joint, over 48 people, is a
 # direction in the stream. If the network writes left and right there, then moving the tokens around a **left** joint
 # against it should turn it into a right one. We try it on the 24 others, and, for comparison, with random directions of
 # the same length.
 
 # %%
-X, AMOUNTS = stream["backbone.blocks.3"], np.array([-2, 0, 2, 4])
+X, AMOUNTS = stream["backbone.blocks.7"], np.array([-2, 0, 2, 4])
 cell = np.rint(keypoints[..., :2] * [47 / 191, 63 / 255]).astype(int).clip(0, [47, 63])
 
 
@@ -620,7 +622,7 @@ def side_direction(kind):
 
 # %%
 def random_like(direction, rng):
-    noise = rng.standard_normal(128).astype(np.float32)
+    noise = rng.standard_normal(96).astype(np.float32)
     return noise * (np.linalg.norm(direction) / np.linalg.norm(noise))
 
 
@@ -675,13 +677,13 @@ def alike(a, b):
 curves = {"same pixels, one patch on": [], "same place": []}
 for name in STREAMS:
     middle = stream[name][:24].mean(axis=(0, 1))
-    old, new = (x.reshape(24, 16, 12, 128) - middle for x in (stream[name][:24], cache[name]))
+    old, new = (x.reshape(24, 16, 12, 96) - middle for x in (stream[name][:24], cache[name]))
     curves["same pixels, one patch on"].append(alike(old[:, :, 1:10], new[:, :, 2:11]))
     curves["same place"].append(alike(old[:, :, 2:11], new[:, :, 2:11]))
 figure = figures.lines(
-    range(6), curves, ("", "cosine similarity"), "Tokens after a move by one patch", False, 260, 600, "o"
+    range(len(STREAMS)), curves, ("", "cosine similarity"), "Tokens after a move by one patch", False, 260, 700, "o"
 )
-figure.axes[0].set_xticks(range(6), SHORT)
+figure.axes[0].set_xticks(range(len(STREAMS)), SHORT)
 figure.axes[0].set_ylim(0, 1.05)
 figure
 

@@ -53,10 +53,10 @@ def error_of(capsys, *arguments):
 def test_demo(here, capsys):
     assert main(["demo"]) == 0
     out, err = capsys.readouterr()
-    assert "All 79 activations agree" in out
-    assert "All 33 activations agree" in out.split("by the fast engine")[1]
+    assert "All 147 activations agree" in out
+    assert "All 61 activations agree" in out.split("by the fast engine")[1]
     assert "mannequins alone" in out
-    assert re.search(r"backbone.blocks.3.attn.pattern +1x4x192x192 +float32 +\d", out)
+    assert re.search(r"backbone.blocks.7.attn.pattern +1x3x192x192 +float32 +\d", out)
     assert "% of tol." in out
     with Image.open("demo.png") as picture:
         assert picture.size[0] == 1600
@@ -69,7 +69,7 @@ def test_demo_fails_where_the_fast_engine_is_wrong(here, capsys, monkeypatch):
     monkeypatch.setattr(engine, "folded_positions", lambda engine, grid: engine.pos_embed[0, 1:])
     assert main(["demo"]) == 1
     out = capsys.readouterr().out
-    assert "All 79 activations agree" in out
+    assert "All 147 activations agree" in out
     assert "FIRST DIVERGENCE at backbone.pos" in out
 
 
@@ -116,10 +116,10 @@ def test_predict_many_people_and_the_whole_picture(photo, weights, capsys):
 def test_inspect(weights, capsys):
     assert main(["inspect", "mini"]) == 0
     out = capsys.readouterr().out
-    assert "PyTorch zip file, 67 tensors" in out
-    assert "parameters  1,081,073" in out
+    assert "PyTorch zip file, 115 tensors" in out
+    assert "parameters  1,119,089" in out
     assert "head        classic" in out
-    assert re.search(r"backbone.blocks.3.mlp.fc2.weight +128x512 +float16 +-?[\d.]+ \.\. [\d.]+", out)
+    assert re.search(r"backbone.blocks.7.mlp.fc2.weight +96x384 +float16 +-?[\d.]+ \.\. [\d.]+", out)
     assert main(["inspect", weights, "--heads", "3"]) == 0
     out = capsys.readouterr().out
     assert "5 keypoints: unknown" in out
@@ -284,7 +284,7 @@ def test_record_and_compare(photo, capsys):
     assert main(["record", "--weights", "w.pth", "--seed", "5", "--sample", "64", "--out", "s.npz"]) == 0
     for reference in ("r.npz", "s.npz"):
         assert main(["compare", "--weights", "w.pth", "--reference", reference]) == 0
-        assert "All 79 activations agree" in capsys.readouterr().out
+        assert "All 147 activations agree" in capsys.readouterr().out
     assert main(["compare", "--weights", "mini", "--reference", "r.npz"]) == 1
 
 

@@ -355,7 +355,7 @@ def test_the_bundled_recording_holds_for_both_engines():
     for engine in ("numpy", "numba"):
         report = compare(mvp.load("mini", engine).run_with_cache(reference.images)[1], reference)
         assert report.ok, str(report)
-        assert len(report.rows) == 79
+        assert len(report.rows) == 147
         assert all(row.whole for row in report.rows)
 
 
@@ -366,7 +366,7 @@ def test_the_bundled_recording_finds_a_wrong_weight():
     state = mvp.load("mini").state_dict()
     name = "backbone.blocks.2.attn.qkv"
     state[f"{name}.weight"] = state[f"{name}.weight"].copy()
-    state[f"{name}.weight"][100, 100] += 0.01
+    state[f"{name}.weight"][90, 90] += 0.01
     report = compare(mvp.load(state).run_with_cache(reference.images)[1], reference)
     assert report.first_divergence.name == name
 

@@ -25,8 +25,8 @@ def size(shape):
 
 
 PARAMETERS = {  # variant, head: parameters, tensors
-    ("mini", "classic"): (1_081_073, 67),
-    ("mini", "simple"): (936_081, 55),
+    ("mini", "classic"): (1_119_089, 115),
+    ("mini", "simple"): (1_001_969, 103),
     ("S", "classic"): (24_290_577, 163),
     ("S", "simple"): (21_722_513, 151),
     ("B", "classic"): (89_994_513, 163),

@@ -39,10 +39,10 @@ def test_tokens_are_found_by_their_place(example):
 
 def test_the_example_is_the_models_own_and_made_once(example):
     assert example is teach.example()
-    assert list(example.cache)[-1] == "keypoint_head.final_layer" and len(example.cache) == 79
+    assert list(example.cache)[-1] == "keypoint_head.final_layer" and len(example.cache) == 147
     assert np.array_equal(example.heatmaps, example.model(example.images))
     assert len(example.poses) == len(example.boxes) == 5
-    assert example.block["norm1"]["weight"].shape == (128,)
+    assert example.block["norm1"]["weight"].shape == (96,)
 
 
 def test_a_learners_array_beside_the_reference(example):
@@ -77,6 +77,7 @@ def every_figure(example):
     yield figures.tiles([np.eye(4), np.zeros((3, 3, 3), np.uint8)], ["a", "b"], limits="signed", title="t")
     yield figures.numbers(np.arange(6.0).reshape(2, 3), rows="ab", columns="xyz")
     yield figures.lines(np.arange(1, 4), {"one": [1, 2, 3], "two": [3, 2, 1]}, ("x", "y"), log=True, marker="o")
+    yield figures.lines(range(3), {f"block {i}": [i, i + 1, 3] for i in range(12)}, ordered=True)
     yield figures.bars({"numpy": 2.0, "numba": 1.0}, "ms", "times")
     yield figures.histograms({"before": np.arange(5), "after": np.arange(5) / 2})
     yield figures.errors(np.eye(3), np.ones((3, 3)))

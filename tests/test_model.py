@@ -291,6 +291,6 @@ def test_a_file_object_is_no_path():
 
 def test_the_bundled_model_says_what_it_is():
     model = mvp.load("mini")
-    text = "ViTPose-mini (128 channels, 4 blocks, 4 heads of 32, classic head, 17 keypoints): 1,081,073 parameters"
+    text = "ViTPose-mini (96 channels, 8 blocks, 3 heads of 32, classic head, 17 keypoints): 1,119,089 parameters"
     assert text in repr(model)
     assert "float32, engine 'fast'" in repr(model)

@@ -124,7 +124,7 @@ def test_another_number_of_keypoints_makes_a_new_last_layer_and_keeps_the_rest(c
     (config / "tiny.toml").write_text("steps = 2\nbatch = 2\n")
     assert train("--weights", "mini", "--keypoints", "5", "--annotations", "five.json", "--images", ".") == 0
     model = mvp.load(config / "run" / "weights.npz", "numpy")
-    assert model.config.num_keypoints == 5 and model.config.embed_dim == 128
+    assert model.config.num_keypoints == 5 and model.config.embed_dim == 96
     rows = list(csv.DictReader((config / "run" / "log.csv").read_text().splitlines()))
     assert float(rows[-1]["loss"]) > 0 and rows[-1]["validation_loss"] == ""
     people = ["--weights", "mini", "--keypoints", "5", "--annotations", "five.json", "--images", "."]

@@ -78,7 +78,7 @@ CASES = {
         "three heads": lambda r: dict(x=r(2, 5, 18), num_heads=3),
         "two heads, one image": lambda r: dict(x=r(1, 4, 24), num_heads=2),
         "one head": lambda r: dict(x=r(1, 4, 9), num_heads=1),
-        REAL: lambda r: dict(x=r.real("backbone.blocks.0.attn.qkv"), num_heads=4),
+        REAL: lambda r: dict(x=r.real("backbone.blocks.0.attn.qkv"), num_heads=3),
     },
     "merge_heads": {
         "three heads": lambda r: dict(x=r(2, 3, 5, 4)),
@@ -91,7 +91,7 @@ CASES = {
         "one head": lambda r: dict(x=r(3, 4, 5), **r.attention(5, 1, 5), num_heads=1),
         "one token": lambda r: dict(x=r(3, 1, 4), **r.attention(4, 2, 2), num_heads=2),
         "very large scores": lambda r: dict(x=30 * r(1, 4, 8), **r.attention(8, 2, 4), num_heads=2),
-        REAL: lambda r: dict(x=r.real("backbone.blocks.1.norm1"), **r.params("backbone.blocks.1.attn"), num_heads=4),
+        REAL: lambda r: dict(x=r.real("backbone.blocks.1.norm1"), **r.params("backbone.blocks.1.attn"), num_heads=3),
     },
     "gelu": {
         "a batch of tokens": lambda r: dict(x=2 * r(2, 3, 4)),
@@ -111,7 +111,7 @@ CASES = {
         "nearly constant tokens, where eps counts": lambda r: dict(
             x=1e-3 * r(1, 4, 6), p=r.block(6, 2, 3), num_heads=2
         ),
-        REAL: lambda r: dict(x=r.real("backbone.blocks.0"), p=r.params("backbone.blocks.1"), num_heads=4),
+        REAL: lambda r: dict(x=r.real("backbone.blocks.0"), p=r.params("backbone.blocks.1"), num_heads=3),
     },
     "to_map": {
         "3x2 patches": lambda r: dict(x=r(2, 6, 4), grid=(3, 2)),

@@ -8,6 +8,7 @@ import io
 from pathlib import Path
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
@@ -144,12 +145,19 @@ def numbers(matrix, rows=None, columns=None, title="", digits=2, colours=VALUES,
     return figure
 
 
-def lines(x, curves, labels=("", ""), title="", log=False, height=300, width=640, marker="", name="lines"):
-    """Curves over the same x: {name: y}. labels: what x and y are, with units."""
+def lines(
+    x, curves, labels=("", ""), title="", log=False, height=300, width=640, marker="", name="lines", ordered=False
+):
+    """Curves over the same x: {name: y}. labels: what x and y are, with units. ordered: the curves are steps of one
+    thing, as blocks are, and their colours run from dark to light; their number is not limited then.
+    """
     figure = canvas(width, height, name)
     axes = figure.subplots()
+    shades = colormaps[VALUES](np.linspace(0, 0.9, len(curves)))
     for i, (text, y) in enumerate(curves.items()):
         style = {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i % len(DASHES)]}
+        if ordered:
+            style = {"color": shades[i], "linestyle": "-"}
         axes.plot(x, y, label=text, linewidth=1.6, marker=marker, markersize=3.5, **style)
     plain(axes, *labels, title, log)
     if len(curves) > 1:
