@@ -84,6 +84,12 @@ def every_figure(example):
     yield figures.people(example.image, example.poses, example.skeleton)
 
 
+def test_curves_in_order_run_from_dark_to_light():
+    figure = figures.lines(range(3), {f"block {i}": [i, i + 1, 3] for i in range(12)}, ordered=True)
+    light = [np.mean(line.get_color()[:3]) for line in figure.axes[0].get_lines()]
+    assert len(light) == 12 and light == sorted(light) and light[-1] > light[0] + 0.1
+
+
 def test_figures_show_and_save_themselves(example, tmp_path):
     figures.drawn.clear()
     shown = list(every_figure(example))

@@ -149,16 +149,14 @@ def lines(
     x, curves, labels=("", ""), title="", log=False, height=300, width=640, marker="", name="lines", ordered=False
 ):
     """Curves over the same x: {name: y}. labels: what x and y are, with units. ordered: the curves are steps of one
-    thing, as blocks are, and their colours run from dark to light; their number is not limited then.
+    thing, as blocks are, and their colours run from dark to light.
     """
     figure = canvas(width, height, name)
     axes = figure.subplots()
     shades = colormaps[VALUES](np.linspace(0, 0.9, len(curves)))
     for i, (text, y) in enumerate(curves.items()):
-        style = {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i % len(DASHES)]}
-        if ordered:
-            style = {"color": shades[i], "linestyle": "-"}
-        axes.plot(x, y, label=text, linewidth=1.6, marker=marker, markersize=3.5, **style)
+        colour, dashes = (shades[i], "-") if ordered else (COLOURS[i % len(COLOURS)], DASHES[i % len(DASHES)])
+        axes.plot(x, y, color=colour, linestyle=dashes, label=text, linewidth=1.6, marker=marker, markersize=3.5)
     plain(axes, *labels, title, log)
     if len(curves) > 1:
         axes.legend(frameon=False, fontsize=8.5)
