@@ -33,7 +33,7 @@ from minivitpose.config import parameter_shapes, variant_config
 from minivitpose.kernels.amx import AMX
 from minivitpose.kernels.crew import SKIP, Crew, new_counters
 from minivitpose.kernels.fused.forward import classic
-from minivitpose.kernels.gemm import BLOCK, CHUNK, STORE, pack, product
+from minivitpose.kernels.gemm import BLOCK, CHUNK, STORE, SUMS, pack, product
 from minivitpose.kernels.linear import rows_times_rows
 from minivitpose.kernels.micro_kernel import COLUMNS, ROWS, VECTORS, tile_product
 from minivitpose.kernels.simd import HALF, LANES, aligned, from_half, load, splat, store, sum_lanes, to_half
@@ -147,7 +147,7 @@ class Problem:
         self.weights = [on_a_line(rng.standard_normal((N, K)) / np.sqrt(K)) for _ in range(DEPTH)]
         self.turned = [on_a_line(w.T) for w in self.weights]
         self.panels = on_a_line(np.stack([pack(w) for w in self.weights]))
-        self.bias, self.sums = aligned(1, N), aligned(2, CHUNK, COLUMNS)
+        self.bias, self.sums = aligned(1, N), aligned(2, CHUNK, SUMS)
         self.truth = self.x.astype(np.float64) @ self.weights[0].T.astype(np.float64)
         self.gflop, self.crews, self.steps = 2e-9 * TOKENS * N * K, {}, new_counters(DEPTH)
 
@@ -267,7 +267,7 @@ def show_assembler():
     print("|---|---|---|---|---|---|")
     for f in (triple_loop, rows_of_turned, blocks, four_rows, dot_products, tiles, tiles_of_panels, tiles_of_blocks):
         text = max(f.inspect_asm().values(), key=len)
-        for register, kind in {"zmm": "ps", "xmm": "ss"}.items():
+        for register, kind in {"zmm": "ps", "ymm": "ps", "xmm": "ss"}.items():
             work = rf"\tv(?:fmadd\d+|mul){kind}\t.*%{register}"
             inner = max(re.split(r"\n\.L\w+:", text), key=lambda part: len(re.findall(work, part)))
             if count := len(re.findall(work, inner)):
@@ -525,7 +525,7 @@ def beside_others():
     rng, numbers = np.random.default_rng(0), 384
     x, y = on_a_line(rng.standard_normal((TOKENS, numbers))), aligned(TOKENS, numbers)
     layers = on_a_line(np.stack([pack(rng.standard_normal((numbers, numbers))) for _ in range(96)]))
-    bias, sums, counters = aligned(1, numbers), aligned(2, CHUNK, COLUMNS), new_counters(len(layers))
+    bias, sums, counters = aligned(1, numbers), aligned(2, CHUNK, SUMS), new_counters(len(layers))
 
     def with_crew(crew):
         counters[:] = 0

@@ -20,7 +20,7 @@ from minivitpose.kernels.fused.attention import BLOCK_ROWS
 from minivitpose.kernels.fused.attention_by_type import has_whole_blocks, new_keys
 from minivitpose.kernels.fused.deconv import pack_deconv
 from minivitpose.kernels.fused.forward import Buffers, Packed, Sizes, Weights, classic, simple
-from minivitpose.kernels.gemm import CHUNK, pack, round_up
+from minivitpose.kernels.gemm import CHUNK, SUMS, pack, round_up
 from minivitpose.kernels.jit import ready
 from minivitpose.kernels.micro_kernel import COLUMNS, ROWS
 from minivitpose.kernels.simd import HALF, LANES, aligned, from_half
@@ -243,7 +243,7 @@ class Workspace:
             hidden=buffer(rows, c.mlp_dim, kind),
             maps=maps,
             out=buffer(len(maps[-1]), c.num_keypoints) if n else buffer(rows, 9 * c.num_keypoints),
-            sums=aligned(threads, CHUNK, COLUMNS),
+            sums=aligned(threads, CHUNK, SUMS),
             scores=aligned(threads, max(BLOCK_ROWS, SIDE), panels * COLUMNS + d + LANES),
             down=down,
             across=np.ascontiguousarray(across.transpose(0, 2, 1)),

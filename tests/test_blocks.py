@@ -9,7 +9,7 @@ from minivitpose.kernels import amx, crew
 from minivitpose.kernels.amx import AMX, DEEP, SIDE, block_product, close_registers, open_registers
 from minivitpose.kernels.fused.attention_in_blocks import attention_in_blocks, prepare_pairs, rows_of_head
 from minivitpose.kernels.fused.deconv import deconv_relu, pack_deconv
-from minivitpose.kernels.gemm import ADD, CHUNK, product, rows_to_round
+from minivitpose.kernels.gemm import ADD, CHUNK, SUMS, product, rows_to_round
 from minivitpose.kernels.gradients import weights
 from minivitpose.kernels.gradients.attention import attention_backward
 from minivitpose.kernels.gradients.attention_in_blocks import rows_of_pairs
@@ -205,7 +205,7 @@ def test_a_product_that_rounds(M, N, K, threads):
     weights.pack_forward(crew.new_counters(1), 0, weight, panels)
     y, wide = aligned(M, columns), aligned(M, K + 32)
     y[:, :N], wide[:, :K] = base, x
-    sums = aligned(CHUNK + rows_to_round(K), COLUMNS)
+    sums = aligned(CHUNK + rows_to_round(K), SUMS)
     product(crew.new_counters(1), 0, threads, wide, panels, aligned(1, columns), y, y, ADD, sums)
     expected = rounded(x) @ rounded(weight).T + base
     size = np.abs(x).astype(np.float64) @ np.abs(weight).T + np.abs(base)

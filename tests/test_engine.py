@@ -409,7 +409,7 @@ def multiply(x, weight, bias, base, after, threads=1, half=False):
     panels, packed_bias, y = gemm.pack(weight, half), aligned(1, columns), aligned(M, columns + LANES)
     packed_bias[0, :N], y[:, :N] = bias, base
     y[:, columns:] = np.nan  # nobody's business
-    sums, counters = aligned(gemm.CHUNK, COLUMNS), crew.new_counters(1)
+    sums, counters = aligned(gemm.CHUNK, gemm.SUMS), crew.new_counters(1)
     gemm.product(counters, 0, threads, kept, panels, packed_bias, y, y, after, sums)
     assert np.isnan(y[:, columns:]).all()
     return y[:, :N]

@@ -22,6 +22,8 @@ from minivitpose.kernels.vecmath import gelu
 
 BLOCK = 128  # k in a block: x COLUMNS floats 32 of the first-level cache's 48 KiB. 64: 1 % slower; 256: less exact
 CHUNK = 32 * ROWS  # rows that pass through a panel together: their sums, 48 KiB, stay in the second-level cache
+ABREAST = max(1, 64 // COLUMNS)  # panels that a few rows of x pass through in turn: 1 with AVX-512, 4 with AVX2
+SUMS = ABREAST * COLUMNS  # columns of a thread's sums
 LARGE = 1 << 18  # numbers of x, 1 MiB: from here on it may not stay in the second-level cache from panel to panel
 AHEAD = BLOCK * ROWS // CHUNK  # rows of the next block that each tile fetches, so that a chunk's tiles fetch all of it
 
@@ -50,11 +52,11 @@ def pack(weight, half=False):
 
 
 @numba.njit
-def finish(sums, i0, bias, base, y, y0, rows, j0, columns, after):
-    """So many rows of sums, from i0 on, go to y[y0 :, j0 : j0 + columns]."""
+def finish(sums, i0, c0, bias, base, y, y0, rows, j0, columns, after):
+    """So many rows and columns of sums, from i0, c0 on, go to y[y0 :, j0 :]."""
     for i in range(rows):
         for j in range(0, columns, LANES):
-            v = load(sums, i0 + i, j) + load(bias, 0, j0 + j)
+            v = load(sums, i0 + i, c0 + j) + load(bias, 0, j0 + j)
             if after == ADD:
                 v = load(base, y0 + i, j0 + j) + v
             elif after == GELU:
@@ -74,25 +76,26 @@ def expect_block(x, i, k, each):
 
 
 @numba.njit
-def rectangle(x, k, panels, p, following, bias, base, y, after, sums, row0, row1):
-    """Rows row0:row1 of panel p of y. Meanwhile the panel ``following`` comes into the cache behind it.
+def rectangle(x, k, panels, p, count, following, bias, base, y, after, sums, row0, row1):
+    """Rows row0:row1 of the ABREAST panels of y from p on. Meanwhile those from ``following`` on come into the cache.
 
     The last panel of a y of 96 columns, say, is half empty: there tiles of two vectors do.
     """
-    columns, far = min(COLUMNS, bias.shape[1] - p * COLUMNS), x.shape[0] * k > LARGE
+    end, far = min(p + ABREAST, count), ABREAST == 1 and x.shape[0] * k > LARGE
     for k0 in range(0, k, BLOCK):
-        steps, more = min(BLOCK, k - k0), k0 + BLOCK < k
-        at = p * k + k0
-        ahead = at + BLOCK if more else following * k
+        steps, more, ahead = min(BLOCK, k - k0), k0 + BLOCK < k, 0
         for i in range(row0, row1, ROWS):
             if far:
                 expect_block(x, i, k0 + BLOCK if more else 0, 2 if has_pairs(panels) else 1)
-            if columns > 2 * LANES:
-                tile_product(sums, i - row0, 0, x, i, k0, panels, at, 0, steps, ahead, k0 > 0)
-            else:
-                tile_product_2(sums, i - row0, 0, x, i, k0, panels, at, 0, steps, ahead, k0 > 0)
-            if not more:
-                finish(sums, i - row0, bias, base, y, i, ROWS, p * COLUMNS, columns, after)
+            for q in range(p, end):
+                at, c, columns = q * k + k0, (q - p) * COLUMNS, min(COLUMNS, bias.shape[1] - q * COLUMNS)
+                fetch = ahead + (at + BLOCK if more else min(following + q - p, count - 1) * k)
+                if columns > 2 * LANES:
+                    tile_product(sums, i - row0, c, x, i, k0, panels, at, 0, steps, fetch, k0 > 0)
+                else:
+                    tile_product_2(sums, i - row0, c, x, i, k0, panels, at, 0, steps, fetch, k0 > 0)
+                if not more:
+                    finish(sums, i - row0, c, bias, base, y, i, ROWS, q * COLUMNS, columns, after)
             ahead += AHEAD
 
 
@@ -113,36 +116,38 @@ def rectangle_in_blocks(x, k, panels, p, following, bias, base, y, after, sums, 
             block_product(sums, 0, j, x, start, 0, panels, p * k, j, k, ahead, False)
             ahead += fetched_rows(k)
         rows = min(start + SIDE, row1) - i
-        finish(sums, i - start, bias, base, y, i, rows, p * COLUMNS, columns, after)
+        finish(sums, i - start, 0, bias, base, y, i, rows, p * COLUMNS, columns, after)
     close_registers()
 
 
 @numba.njit
-def multiply(x, k, panels, p, following, bias, base, y, after, sums, row0, row1):
-    """Rows row0:row1 of panel p of y, either way."""
+def multiply(x, k, panels, p, count, following, bias, base, y, after, sums, row0, row1):
+    """Rows row0:row1 of the panels of y from p on, either way."""
     if in_blocks(x, k, panels):
-        rectangle_in_blocks(x, k, panels, p, following, bias, base, y, after, sums, row0, row1)
+        for q in range(p, min(p + ABREAST, count)):
+            after_that = min(following + q - p, count - 1)
+            rectangle_in_blocks(x, k, panels, q, after_that, bias, base, y, after, sums, row0, row1)
     else:
-        rectangle(x, k, panels, p, following, bias, base, y, after, sums, row0, row1)
+        rectangle(x, k, panels, p, count, following, bias, base, y, after, sums, row0, row1)
 
 
 @numba.njit
-def multiply_rounded(x, k, panels, p, following, bias, base, y, after, sums, row0, row1):
+def multiply_rounded(x, k, panels, p, count, following, bias, base, y, after, sums, row0, row1):
     """``multiply`` of x in float32: its rows are rounded first, into what lies behind the sums."""
     own = sums[CHUNK:].reshape(-1)[: CHUNK * k].view(np.uint16).reshape(CHUNK, 2 * k)
     for i in range(row0, row1):
         for j in range(0, 2 * k, LANES):
             store(own, i - row0, j, load(x, i, j))
-    multiply(own, k, panels, p, following, bias, base[row0:], y[row0:], after, sums, 0, row1 - row0)
+    multiply(own, k, panels, p, count, following, bias, base[row0:], y[row0:], after, sums, 0, row1 - row0)
 
 
 def rows_to_round(k):
     """How many more rows sums needs for multiply_rounded, for x of k columns."""
-    return CHUNK * -(-k // (2 * DEEP)) * DEEP // COLUMNS
+    return -(-CHUNK * -(-k // (2 * DEEP)) * DEEP // SUMS)
 
 
 @by_type
-def multiply_any(x, k, panels, p, following, bias, base, y, after, sums, row0, row1):
+def multiply_any(x, k, panels, p, count, following, bias, base, y, after, sums, row0, row1):
     return multiply_rounded if holds(panels, np.uint32) and holds(x, np.float32) else multiply
 
 
@@ -151,19 +156,20 @@ def product(counters, step, threads, x, panels, bias, base, y, after, sums):
     """y = after(x @ W^T + bias); for ADD, base + that. Base may be y.
 
     x (M, >= K), panels (P K, COLUMNS), bias (1, N rounded up to LANES), base and y (M, >= as many), M a multiple of
-    ROWS, sums (CHUNK, COLUMNS) the thread's own. With panels in pairs of bfloat16 x is uint16; or float32, then a
+    ROWS, sums (CHUNK, SUMS) the thread's own. With panels in pairs of bfloat16 x is uint16; or float32, then a
     panel's pairs fill whole vectors, and sums has ``rows_to_round`` more.
     """
     M, count = x.shape[0], -(-bias.shape[1] // COLUMNS)
-    k = panels.shape[0] // count
+    k, groups = panels.shape[0] // count, -(-count // ABREAST)
     unit = SIDE if in_blocks(x, k, panels) else ROWS
     tiles = -(-M // unit)
-    parts = cuts(count, tiles, CHUNK // unit, threads)
+    parts = cuts(groups, tiles, CHUNK // unit, threads)
     task = first_task(counters, step)
-    while task < count * parts:
-        p, part = task // parts, task % parts
-        following = min((task + threads) // parts, count - 1)
+    while task < groups * parts:
+        group, part = task // parts, task % parts
+        following = min((task + threads) // parts, groups - 1)
         row0, row1 = part * tiles // parts * unit, min((part + 1) * tiles // parts * unit, M)
-        multiply_any(x, k, panels, p, following, bias, base, y, after, sums, row0, row1)
+        p, following = group * ABREAST, following * ABREAST
+        multiply_any(x, k, panels, p, count, following, bias, base, y, after, sums, row0, row1)
         task = next_task(counters, step)
-    wait(counters, step, count * parts)
+    wait(counters, step, groups * parts)

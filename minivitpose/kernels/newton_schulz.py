@@ -8,7 +8,7 @@ import numpy as np
 
 from minivitpose.kernels.crew import Crew, first_task, new_counters, next_task, wait
 from minivitpose.kernels.fused.forward import watch_sources
-from minivitpose.kernels.gemm import ADD, CHUNK, STORE, product, round_up
+from minivitpose.kernels.gemm import ADD, CHUNK, STORE, SUMS, product, round_up
 from minivitpose.kernels.gradients.weights import pack_backward, pack_forward
 from minivitpose.kernels.micro_kernel import COLUMNS, ROWS
 from minivitpose.kernels.simd import LANES, aligned, fma, load, splat, store
@@ -92,7 +92,7 @@ class NewtonSchulz:
             aligned(threads, rows * side),
             aligned(threads, side // COLUMNS * wide, COLUMNS),
             aligned(max(wide, side)),
-            aligned(threads, CHUNK, COLUMNS),
+            aligned(threads, CHUNK, SUMS),
         )
         sizes = [(r, c, round_up(r, ROWS), round_up(c, COLUMNS)) for r, c in shapes]
         self.views = [x[: R * C].reshape(R, C)[:r, :c] for x, (r, c, R, C) in zip(self.xs, sizes, strict=True)]

@@ -14,7 +14,7 @@ from minivitpose.kernels.amx import DEEP, SIDE
 from minivitpose.kernels.crew import Crew, new_counters
 from minivitpose.kernels.fused.attention import BLOCK_ROWS
 from minivitpose.kernels.fused.attention_by_type import has_whole_blocks, new_keys
-from minivitpose.kernels.gemm import CHUNK, round_up, rows_to_round
+from minivitpose.kernels.gemm import CHUNK, SUMS, round_up, rows_to_round
 from minivitpose.kernels.gradients import passes
 from minivitpose.kernels.gradients.attention_in_blocks import rows_of_pairs
 from minivitpose.kernels.gradients.maps import means_and_variances
@@ -127,7 +127,7 @@ class Workspace:
             panels=aligned(4, deep * round_up(widest, COLUMNS) // COLUMNS, COLUMNS, dtype=kind),
             zeros=aligned(round_up(widest, COLUMNS)),
             partials=aligned(PARTIALS * -(-max(levels) // TASK), max(c.embed_dim, F)),
-            sums=aligned(threads, CHUNK + half * rows_to_round(widest), COLUMNS),
+            sums=aligned(threads, CHUNK + half * rows_to_round(widest), SUMS),
             keys=new_keys(s.chunk * c.num_heads, s.tokens, c.head_dim, blocks),
             scores=aligned(threads, max(BLOCK_ROWS, SIDE), panels * COLUMNS + c.head_dim + LANES),
             work=aligned(threads, WORK, COLUMNS, dtype=kind),

@@ -126,7 +126,7 @@ def deconv_relu(counters, step, threads, x, crops, height, width, panels, bias, 
     """y = relu(deconv(x)).
 
     x (crops (H + 2) (W + 2) + ROWS, >= Cin) with a border of zeros, y (crops (2 H + 2 edge) (2 W + 2 edge), >= Cout)
-    with a border of ``edge`` pixels, panels and bias from pack_deconv, sums (CHUNK, COLUMNS) the thread's own.
+    with a border of ``edge`` pixels, panels and bias from pack_deconv, sums (CHUNK, >= COLUMNS) the thread's own.
     """
     tiles, unit, count = crops * height * -(-width // ROWS), ROWS, 4 * -(-bias.shape[1] // (4 * COLUMNS))
     cin = panels.shape[0] // (4 * count)
