@@ -119,6 +119,7 @@ def test_schedules():
     assert schedule(5, 10, kind="constant") == 1
     line = [schedule(i, 100, warm_up=10, kind="linear", final=0.1) for i in (9, 10, 75, 80, 100, 110)]
     assert np.allclose(line, [10 / 11, 1, 1, 0.82, 0.1, 0.1])
+    assert np.allclose([schedule(i, 100, kind="linear", stay=0.4) for i in (40, 70, 100)], [1, 0.5, 0])
     with pytest.raises(ValueError, match="unknown schedule 'wave': expected 'cosine'"):
         schedule(5, 10, kind="wave")
 

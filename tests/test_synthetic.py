@@ -488,6 +488,42 @@ def test_another_world_or_split_is_refused():
         synthetic.batch(0, 1, whom="last")
 
 
+def test_cameras_of_one_world_are_not_those_of_another():
+    """Neither height nor angle of view of a camera "beyond" comes up in the unseen world, nor the other way round."""
+    found = {}
+    for cameras in scenes.CAMERAS:
+        seen = [scenes.lay_out(scenes.generator(3, "train", "seen", i), cameras=cameras)[0].camera for i in range(40)]
+        degrees = [2 * np.degrees(np.arctan(scenes.SIZE[0] / 2 / camera.focal)) for camera in seen]
+        found[cameras] = np.array([degrees, [camera.place[2] for camera in seen]])
+        for values, ranges in zip(found[cameras], scenes.CAMERAS[cameras], strict=True):
+            inside = [(values > low) & (values < high) for low, high in ranges]
+            assert np.sum(inside, axis=0).tolist() == [1] * 40 and all(some.any() for some in inside)
+    for of_seen, of_unseen, of_beyond in zip(*(scenes.CAMERAS[c] for c in ("seen", "unseen", "beyond")), strict=True):
+        for low, high in of_unseen:
+            assert all(high <= a or b <= low for a, b in (*of_seen, *of_beyond))
+        assert min(a for a, _ in of_beyond) < min(a for a, _ in of_unseen)
+        assert max(b for _, b in of_beyond) > max(b for _, b in of_unseen)
+
+
+def test_a_share_of_crops_has_cameras_beyond():
+    """Those that keep their world's own camera differ only in what is drawn at random after the camera's choice."""
+    always = synthetic.batch(21, 4, size=(32, 24), beyond=1.0)
+    never = synthetic.batch(21, 4, size=(32, 24), beyond=0.0)
+    assert not any(np.array_equal(a, b) for a, b in zip(always[1], never[1], strict=True))
+    chosen = []
+
+    def lay_out(rng, world, cameras=None):
+        chosen.append(cameras)
+        raise LookupError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scenes, "lay_out", lay_out)
+        for i in range(200):
+            with pytest.raises(LookupError):
+                scenes.crop_of(5, "train", "seen", i, (32, 24), beyond=0.3)
+    assert set(chosen) == {None, "beyond"} and 40 < chosen.count("beyond") < 80
+
+
 def test_crops_of_any_of_a_pictures_people():
     """A second person's crop is of the same world, and of each picture with one person it is the first one's."""
     alone, company = [], []

@@ -177,7 +177,7 @@ def test_colours_move_from_grey_from_the_mean_and_from_black():
 
 
 def test_mannequins_are_the_same_at_every_step_whatever_was_drawn_before():
-    settings = Settings(batch=2, seed=1, reuse=2)
+    settings = Settings(batch=2, seed=1, reuse=2, steps=2)
     source = Mannequins(COCO, settings, CONFIG)
     images, targets, weights = source(0)
     assert images.shape == (2, 3, 256, 192) and targets.shape == (2, 17, 64, 48) and weights.shape == (2, 17)
@@ -188,21 +188,42 @@ def test_mannequins_are_the_same_at_every_step_whatever_was_drawn_before():
 
 
 def test_a_mannequin_scene_serves_as_often_as_it_should(monkeypatch):
-    drawn, asked = [], 0
+    drawn, calls, asked = [], 0, 0
     source = Mannequins(COCO, Settings(batch=64, reuse=4.0), CONFIG)
 
-    def batch(seed, numbers, size, margin, whom):
+    def batch(seed, numbers, size, **options):
+        nonlocal calls
+        calls += 1
         drawn.extend(numbers)
         return np.zeros((len(numbers), *size, 3), np.uint8), np.zeros((len(numbers), 17, 3), np.float32)
 
     monkeypatch.setattr("minivitpose.training.data.synthetic.batch", batch)
-    monkeypatch.setattr("minivitpose.training.data.augmented", lambda *a: (np.zeros((8, 6, 3), np.uint8), a[4]))
+    monkeypatch.setattr("minivitpose.training.data.augmented", lambda *a: (np.zeros((1, 1, 3), np.uint8), a[4]))
     monkeypatch.setattr("minivitpose.training.data.ready", lambda *a: None)
     for step in range(600):
         source(step)
         asked += 64
-    assert len(set(drawn)) == len(drawn) and len(source.drawn) <= 2048
+    assert len(set(drawn)) == len(drawn) and len(source.drawn) <= 2048 + 64
     assert 3.3 < asked / len(drawn) < 4.5
+    assert calls <= 600 / 3  # those of four steps together
+
+
+def test_the_last_steps_draw_nothing_for_later():
+    source = Mannequins(COCO, Settings(batch=2, seed=1, reuse=2, steps=3), CONFIG)
+    source(2)
+    assert len(source.drawn) <= 2
+
+
+def test_a_share_of_the_mannequins_has_cameras_beyond_both_worlds(monkeypatch):
+    asked = []
+
+    def batch(seed, numbers, size, **options):
+        asked.append(options["beyond"])
+        return np.zeros((len(numbers), *size, 3), np.uint8), np.zeros((len(numbers), 17, 3), np.float32)
+
+    monkeypatch.setattr("minivitpose.training.data.synthetic.batch", batch)
+    Mannequins(COCO, Settings(batch=2, steps=1, beyond=0.25), CONFIG)(0)
+    assert asked == [0.25]
 
 
 def test_mannequin_targets_lie_on_the_joints_of_the_cut_crop():

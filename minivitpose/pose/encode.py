@@ -33,8 +33,9 @@ def encode(keypoints, weights, size=(256, 192), heatmap_size=(64, 48), sigma=2.0
     weights = np.where(off.any(axis=1), 0, weights).astype(np.float32)
     middle = points if mode == "udp" else cells
     across, down = (bell(n, cells[:, i], middle[:, i], radius, sigma) for i, n in enumerate(shape))
-    drawn = (weights > 0.5)[:, None, None]
-    return (down[:, :, None] * across[:, None, :] * drawn).astype(np.float32), weights
+    down *= (weights > 0.5)[:, None]
+    maps = np.empty((len(points), *heatmap_size), np.float32)
+    return np.multiply(down[:, :, None], across[:, None, :], out=maps, casting="same_kind"), weights
 
 
 def bell(n, cells, middle, radius, sigma):

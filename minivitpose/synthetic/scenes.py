@@ -25,6 +25,13 @@ WORLDS = ("seen", "unseen")
 SPLITS = ("train", "val", "test")
 WHOM = "first", "any"
 SIZE = (480, 640)
+# Ranges of a camera's angle of view from top to bottom, in degrees, and of its height, in metres. Beyond those of both
+# worlds: a model that learns from these too has what is unseen between, not outside, what it knows
+CAMERAS = {
+    "seen": (((32, 56),), ((0.7, 2.2),)),
+    "unseen": (((20, 30), (58, 70)), ((0.3, 0.7), (2.2, 3.2))),
+    "beyond": (((14, 20), (32, 56), (70, 78)), ((0.12, 0.3), (3.2, 4.2))),
+}
 NOBODY = -1  # the owner of things
 # Metres by which the person's own surface may lie before a joint that still counts as visible
 TOLERANCE = np.array(
@@ -123,21 +130,21 @@ def moved_thing(thing, x, y):
     return (kind, np.asarray(start) + (x, y, 0.0), *rest), stuff
 
 
-def draw_camera(rng, world, size, actor, cut):
+def draw_from(rng, ranges):
+    """A number from one of the ranges ((low, high), ...)."""
+    drawn = [rng.uniform(*each) for each in ranges]
+    return drawn[int(rng.integers(len(drawn)))] if len(drawn) > 1 else drawn[0]
+
+
+def draw_camera(rng, cameras, size, actor, cut):
     """A random camera for a picture of this person -> Camera, and the person's place x, y on the ground.
 
-    cut: whether a part of the person is to be outside the picture.
+    cameras: a name in CAMERAS; cut: whether a part of the person is to be outside the picture.
     """
     height, width = size
-    degrees = (
-        rng.uniform(32, 56) if world == "seen" else (rng.uniform(20, 30), rng.uniform(58, 70))[int(rng.integers(2))]
-    )
-    focal = height / 2 / np.tan(np.radians(degrees / 2))
-    z = (
-        rng.uniform(0.7, 2.2)
-        if world == "seen"
-        else (rng.uniform(0.3, 0.7), rng.uniform(2.2, 3.2))[int(rng.integers(2))]
-    )
+    degrees, heights = CAMERAS[cameras]
+    focal = height / 2 / np.tan(np.radians(draw_from(rng, degrees) / 2))
+    z = draw_from(rng, heights)
     low, high = actor.keypoints.min(0)[2] - 0.08, actor.keypoints.max(0)[2] + 0.15
     across = actor.keypoints[:, 0].max() - actor.keypoints[:, 0].min()
     tall = max(high - low, 0.5 * actor.height, 0.8 * across)
@@ -193,11 +200,14 @@ def occluder(rng, world, camera, actor, at):
     return [(box(middle, about_z(rng.uniform(-8, 8)), (half, 0.12, rng.uniform(0.4, 1.0))), stuff)]
 
 
-def lay_out(rng, world="seen", size=SIZE, most=4):
-    """A random scene before it is drawn -> World, [Actor, ...]; the camera was set up for the first of them."""
+def lay_out(rng, world="seen", size=SIZE, most=4, cameras=None):
+    """A random scene before it is drawn -> World, [Actor, ...]; the camera was set up for the first of them.
+
+    cameras: a name in CAMERAS; none for those of the world.
+    """
     first, things = draw_actor(rng, world, 0)
     cut, blocked = rng.random() < 0.16, rng.random() < 0.2
-    camera, at = draw_camera(rng, world, size, first, cut)
+    camera, at = draw_camera(rng, cameras or world, size, first, cut)
     count = min(int(np.searchsorted((0.40, 0.68, 0.84, 0.92, 0.97), rng.random(), side="right")) + 1, most)
     actors, taken = [moved(first, *at)], [at]
     things = [moved_thing(t, *at) for t in things]
@@ -288,12 +298,12 @@ def everybody(view, actors):
     return [p for p in found if p]
 
 
-def crop_of(seed, split, world, index, size, jitter=0.0, margin=1.0, whom="first"):
+def crop_of(seed, split, world, index, size, jitter=0.0, margin=1.0, whom="first", beyond=0.0):
     """One of a picture's people in the crop that the pipeline would cut: a function that draws the pixels, keypoints,
-    box, area. whom: as for ``batch``; where nothing can be seen of the one who was drawn, it is the first.
+    box, area. whom, beyond: as for ``batch``; where nothing can be seen of the one who was drawn, it is the first.
     """
     rng = generator(seed, split, world, index)
-    view, actors = lay_out(rng, world)
+    view, actors = lay_out(rng, world, cameras="beyond" if beyond and rng.random() < beyond else None)
     chosen = int(rng.integers(len(actors))) if whom == "any" else 0
     found = person(view, actors[chosen], chosen) or person(view, actors[0], 0)
     centre, scale = (np.array(pair) for pair in centre_and_scale(found.box, size))
@@ -309,7 +319,18 @@ def crop_of(seed, split, world, index, size, jitter=0.0, margin=1.0, whom="first
     return exposure(view, size, corner, pitch), keypoints, place, found.area / (pitch[0] * pitch[1])
 
 
-def batch(seed, n, split="train", world="seen", size=(256, 192), threads=None, jitter=0.0, margin=1.0, whom="first"):
+def batch(
+    seed,
+    n,
+    split="train",
+    world="seen",
+    size=(256, 192),
+    threads=None,
+    jitter=0.0,
+    margin=1.0,
+    whom="first",
+    beyond=0.0,
+):
     """n crops, each of another scene and centred on a person, as the network gets them.
 
     -> images (n, H, W, 3) uint8, keypoints (n, 17, 3) float32 x, y, visibility, boxes (n, 4) float32 x, y, w, h, areas
@@ -317,12 +338,13 @@ def batch(seed, n, split="train", world="seen", size=(256, 192), threads=None, j
     tuple of them; n: how many of its scenes, or the numbers of those that are wanted; jitter: how far the crops' scale
     is off at most, as a share, and four times their centre; margin: how many times as wide and high the rectangle is
     that is drawn, to cut from later; whom: "first", the person whom the picture is about, or "any" of its people,
-    drawn at random. Raises SyntheticError.
+    drawn at random; beyond: the share of scenes whose camera is of neither world but beyond both (CAMERAS). Raises
+    SyntheticError.
     """
     check_option("whom", whom, WHOM)
     threads = threads or os.cpu_count() or 1
     numbers = range(n) if isinstance(n, int | np.integer) else n
-    found = (crop_of(seed, split, world, i, size, jitter, margin, whom) for i in numbers)
+    found = (crop_of(seed, split, world, i, size, jitter, margin, whom, beyond) for i in numbers)
     if threads == 1:
         found = [(exposed(), *rest) for exposed, *rest in found]
     else:  # this thread lays out one scene after the other, the crew draws them

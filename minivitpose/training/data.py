@@ -17,6 +17,7 @@ from minivitpose.training.augment import flipped, random_matrix, recoloured
 
 BROKEN = 10  # pictures that cannot be read before a training gives up
 POOL = 2048  # mannequin scenes that a step takes from
+TOGETHER = 4  # steps whose scenes are drawn together
 MARGIN = 1.25  # they are drawn so much wider than the crop, so that turned crops are filled
 
 
@@ -103,30 +104,47 @@ class Mannequins:
     def __call__(self, step):
         """Batch number ``step``: images (B, 3, H, W), targets (B, K, Hm, Wm), target_weight (B, K), float32."""
         s = self.settings
-        rng = np.random.default_rng((s.seed, step, 2))
-        first = round(step * s.batch / s.reuse)
-        numbers = (first + rng.integers(0, POOL if s.reuse > 1 else s.batch, s.batch)).tolist()
-        self.draw(numbers, first)
+        numbers, rng = self.scenes(step)
+        self.draw(numbers, step)
         wide = np.array(self.drawn[numbers[0]][0].shape[1::-1]) - 1  # the last pixel, x and y
         rectangle = wide / 2, wide / MARGIN
+        images, keypoints = np.empty((s.batch, *self.config.image_size, 3), np.uint8), [None] * s.batch
 
-        def cut(number, rng):
+        def cut(i, number, rng):
             image, xyv = self.drawn[number]
-            return augmented(rng, image, *rectangle, xyv, self.skeleton, s, self.config)
+            images[i], keypoints[i] = augmented(rng, image, *rectangle, xyv, self.skeleton, s, self.config)
 
         with ThreadPoolExecutor(os.cpu_count()) as crew:
-            crops = list(crew.map(cut, numbers, rng.spawn(len(numbers))))
-        images, keypoints = map(np.stack, zip(*crops, strict=True))
-        return ready(images, keypoints, self.skeleton, self.config)
+            list(crew.map(cut, range(s.batch), numbers, rng.spawn(s.batch)))
+        return ready(images, np.stack(keypoints), self.skeleton, self.config)
 
-    def draw(self, numbers, first):
-        """Draw what is missing, and forget what no step will ask for any more."""
+    def scenes(self, step):
+        """The numbers of the scenes of a step, and the generator for all else that is random in it."""
+        s = self.settings
+        rng = np.random.default_rng((s.seed, step, 2))
+        chosen = rng.integers(0, POOL if s.reuse > 1 else s.batch, s.batch)
+        return (self.first(step) + chosen).tolist(), rng
+
+    def first(self, step):
+        """The first scene of a step's window."""
+        return round(step * self.settings.batch / self.settings.reuse)
+
+    def draw(self, numbers, step):
+        """Draw what is missing, and forget what no step will ask for any more.
+
+        What the steps after this one will miss is drawn too: many scenes together take less time than one by one.
+        """
+        first = self.first(step)
         self.drawn = {number: scene for number, scene in self.drawn.items() if number >= first}
-        missing = sorted(set(numbers) - self.drawn.keys())
-        if missing:
-            size = tuple(round(side * MARGIN) for side in self.config.image_size)
-            images, keypoints, *_ = synthetic.batch(self.settings.seed, missing, size=size, margin=MARGIN, whom="any")
-            self.drawn |= dict(zip(missing, zip(images, keypoints, strict=True), strict=True))
+        if set(numbers) <= self.drawn.keys():
+            return
+        later = range(step + 1, min(step + TOGETHER, self.settings.steps))
+        wanted = set(numbers).union(*(self.scenes(i)[0] for i in later))
+        missing = sorted(wanted - self.drawn.keys())
+        size = tuple(round(side * MARGIN) for side in self.config.image_size)
+        options = {"size": size, "margin": MARGIN, "whom": "any", "beyond": self.settings.beyond}
+        images, keypoints, *_ = synthetic.batch(self.settings.seed, missing, **options)
+        self.drawn |= dict(zip(missing, zip(images, keypoints, strict=True), strict=True))
 
 
 def held_out_people(annotations, images, skeleton, settings, config, say=print):

@@ -94,7 +94,7 @@ class Training:
         norm = clip(gradients, s.clip)
         if not np.isfinite(loss) or not np.isfinite(norm):
             raise DivergedError(self.diagnosis(model, images, loss))
-        rate = s.rate * schedule(self.step, s.steps, s.warm_up, s.schedule, s.final)
+        rate = s.rate * schedule(self.step, s.steps, s.warm_up, s.schedule, s.final, s.stay)
         self.optimiser.step(gradients, rate)
         flat = flatten(self.params)
         for name, x in flatten(statistics).items():

@@ -3,7 +3,7 @@
 import math
 
 
-def schedule(step, steps, warm_up=0, kind="cosine", final=0.0, drops=(170 / 210, 200 / 210), drop=0.1, stay=0.75):
+def schedule(step, steps, warm_up=0, kind="cosine", final=0.0, stay=0.75, drops=(170 / 210, 200 / 210), drop=0.1):
     """The factor for step 0 .. steps - 1.
 
     Warm-up rises linearly over the first ``warm_up`` steps, from nearly nothing. Then "cosine" falls along half a wave

@@ -23,11 +23,13 @@ class Settings:
     weights: any checkpoint to start from, or empty for a new model of the sizes below it. keypoints: 0 keeps those of
     the checkpoint; another number makes a new last layer. frozen: beginnings of the names of parameters that stay.
     annotations: a COCO file, and images the folder of its pictures; empty: the mannequin world, whose scenes never end,
-    and each of which serves ``reuse`` times, cut in other ways. validation: a COCO file of people who are not learnt
-    from, and validation_images their folder, if it is another. rate: the learning rate at its highest; the optimiser
-    "muon" takes ``matrix_rate`` times as much for hidden matrices. average: the share of the old that the averaged
-    weights keep at each step; 0 for none. precision: "bf16" multiplies in bfloat16, on CPUs that can. flip, half_body:
-    shares of crops; rotation: degrees; scale, colour: how far at most, as a share.
+    and each of which serves ``reuse`` times, cut in other ways. beyond: the share of its scenes whose camera is beyond
+    those of the worlds "seen" and "unseen". validation: a COCO file of people who are not learnt from, and
+    validation_images their folder, if it is another. rate: the learning rate at its highest; the optimiser "muon" takes
+    ``matrix_rate`` times as much for hidden matrices; with the schedule "linear" it stays for the share ``stay`` of all
+    steps. average: the share of the old that the averaged weights keep at each step; 0 for none. precision: "bf16"
+    multiplies in bfloat16, on CPUs that can. flip, half_body: shares of crops; rotation: degrees; scale, colour: how
+    far at most, as a share.
     """
 
     weights: str = ""
@@ -46,6 +48,7 @@ class Settings:
     validation: str = ""
     validation_images: str = ""
     reuse: float = 4.0
+    beyond: float = 0.0
     flip: float = 0.5
     rotation: float = 40.0
     scale: float = 0.5
@@ -58,6 +61,7 @@ class Settings:
     rate: float = 5e-4
     matrix_rate: float = 1.0
     schedule: str = "cosine"
+    stay: float = 0.75
     warm_up: int = 500
     final: float = 0.01
     weight_decay: float = 0.1
@@ -82,7 +86,7 @@ class Settings:
                 raise SettingsError(f"{name}: expected a number from 0, found {getattr(self, name)}")
         if not 0 <= self.drop_path < 1:
             raise SettingsError(f"drop_path: expected a number from 0 and below 1, found {self.drop_path}")
-        for name in ("flip", "scale", "half_body", "colour", "average", "final"):
+        for name in ("flip", "scale", "half_body", "colour", "average", "final", "stay", "beyond"):
             if not 0 <= getattr(self, name) <= 1:
                 raise SettingsError(f"{name}: expected a number from 0 to 1, found {getattr(self, name)}")
         if self.variant.lower() not in [name.lower() for name in VARIANTS]:
