@@ -13,7 +13,7 @@ from minivitpose import gradients, layers, load
 from minivitpose.config import variant_config
 from minivitpose.kernels import simd
 from minivitpose.kernels.crew import Crew, new_counters
-from minivitpose.kernels.gemm import pack
+from minivitpose.kernels.gemm import SUMS, pack
 from minivitpose.kernels.gradients import attention, maps, rows, tiles, weights
 from minivitpose.kernels.micro_kernel import COLUMNS, ROWS
 from minivitpose.kernels.simd import LANES, aligned, store
@@ -93,10 +93,10 @@ def test_a_weight_gradient_is_the_product_over_all_rows(M, N, K):
     grad, x = draw(rng, M, N), draw(rng, M, K)
     truth = grad[:, :N].T.astype(np.float64) @ x[:, :K]
     weight, bias = np.full((N, K), np.nan, np.float32), np.zeros(N)
-    on_threads(weight_walk, grad, x, False, weight, bias, aligned(2, weights.WORK, COLUMNS))
+    on_threads(weight_walk, grad, x, False, weight, bias, aligned(2, weights.WORK, SUMS))
     assert off(weight, truth) < 5e-7
     assert np.allclose(bias, grad[:, :N].sum(axis=0, dtype=np.float64), atol=1e-4)
-    on_threads(weight_walk, grad, x, True, weight, bias, aligned(2, weights.WORK, COLUMNS))
+    on_threads(weight_walk, grad, x, True, weight, bias, aligned(2, weights.WORK, SUMS))
     assert off(weight, 2 * truth) < 5e-7
     assert np.allclose(bias, 2 * grad[:, :N].sum(axis=0, dtype=np.float64), atol=2e-4)
 

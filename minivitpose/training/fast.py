@@ -130,7 +130,7 @@ class Workspace:
             sums=aligned(threads, CHUNK + half * rows_to_round(widest), SUMS),
             keys=new_keys(s.chunk * c.num_heads, s.tokens, c.head_dim, blocks),
             scores=aligned(threads, max(BLOCK_ROWS, SIDE), panels * COLUMNS + c.head_dim + LANES),
-            work=aligned(threads, WORK, COLUMNS, dtype=kind),
+            work=aligned(threads, WORK, SUMS, dtype=kind),
             head_keys=aligned(threads, head_keys, COLUMNS, dtype=np.uint32 if blocks else np.float32),
             squares=aligned(threads, 2, max(s.rows, 3 * SIDE), panels * COLUMNS + LANES),
         )

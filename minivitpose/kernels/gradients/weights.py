@@ -8,7 +8,7 @@ import numba
 import numpy as np
 
 from minivitpose.kernels.crew import cuts, first_task, next_task, wait
-from minivitpose.kernels.gemm import BLOCK
+from minivitpose.kernels.gemm import BLOCK, SUMS
 from minivitpose.kernels.gradients import weights_in_pairs as in_pairs
 from minivitpose.kernels.gradients.tiles import tile_transposed, tile_transposed_2
 from minivitpose.kernels.jit import by_type, holds
@@ -94,24 +94,25 @@ def column_sums(counters, step, x, total, sums):
 @numba.njit
 def weight_gradient_floats(counters, step, threads, grad, x, add, weight, work):
     (N, K), M = weight.shape, grad.shape[0]
-    count, tiles = -(-K // COLUMNS), -(-N // ROWS)
+    count, tiles = -(-K // SUMS), -(-N // ROWS)
     parts = cuts(count, tiles, TALL, threads)
     task = first_task(counters, step)
     while task < count * parts:
-        p, part = task // parts, task % parts
-        columns = min(COLUMNS, K - p * COLUMNS)
+        first, part = task // parts * SUMS, task % parts
+        columns = min(SUMS, K - first)
         row0, row1 = part * tiles // parts * ROWS, (part + 1) * tiles // parts * ROWS
         for m0 in range(0, M, BLOCK):
             rows = min(BLOCK, M - m0)
             for m in range(rows):
                 for j in range(0, columns, LANES):
-                    store(work, m, j, load(x, m0 + m, p * COLUMNS + j))
+                    store(work, m, j, load(x, m0 + m, first + j))
             for i in range(row0, row1, ROWS):
-                if columns > 2 * LANES:
-                    tile_transposed(work, BLOCK + i - row0, 0, grad, m0, i, work, 0, 0, rows, m0 > 0)
-                else:
-                    tile_transposed_2(work, BLOCK + i - row0, 0, grad, m0, i, work, 0, 0, rows, m0 > 0)
-        in_pairs.write(work, BLOCK - row0, row0, min(row1, N), columns, add, weight, p * COLUMNS)
+                for j in range(0, columns, COLUMNS):
+                    if columns - j > 2 * LANES:
+                        tile_transposed(work, BLOCK + i - row0, j, grad, m0, i, work, 0, j, rows, m0 > 0)
+                    else:
+                        tile_transposed_2(work, BLOCK + i - row0, j, grad, m0, i, work, 0, j, rows, m0 > 0)
+        in_pairs.write(work, BLOCK - row0, row0, min(row1, N), columns, add, weight, first)
         task = next_task(counters, step)
     wait(counters, step, count * parts)
 
@@ -120,7 +121,7 @@ def weight_gradient_floats(counters, step, threads, grad, x, add, weight, work):
 def weight_gradient(counters, step, threads, grad, x, add, weight, work):
     """weight (N, K) = grad^T x, or += if ``add``.
 
-    grad (M, >= N), x (M, >= K), K a multiple of LANES; work (WORK, COLUMNS) the thread's own: float32, or uint32
+    grad (M, >= N), x (M, >= K), K a multiple of LANES; work (WORK, SUMS) the thread's own: float32, or uint32
     for products in bfloat16.
     """
     return in_pairs.weight_gradient if holds(work, np.uint32) else weight_gradient_floats

@@ -109,7 +109,7 @@ def weight_gradient(counters, step, threads, grad, x, add, weight, work):
 
 @numba.njit
 def parts_of(work):
-    """Of (WORK, COLUMNS) uint32: sums (TALL, COLUMNS) float32, pairs (BLOCK, COLUMNS), bfloat16 (TALL, 2 BLOCK)."""
+    """Of (WORK, n) uint32, n from COLUMNS: sums (TALL, n) float32, pairs (BLOCK, n), bfloat16 (TALL, 2 BLOCK)."""
     behind = work[TALL + BLOCK :].reshape(-1)[: TALL * BLOCK]
     return work[:TALL].view(np.float32), work[TALL : TALL + BLOCK], behind.view(np.uint16).reshape(TALL, 2 * BLOCK)
 
