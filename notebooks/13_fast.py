@@ -363,7 +363,7 @@ rung("packed panels", lambda: packed(x, panels, y, 0, N // COLUMNS))
 from concurrent.futures import ThreadPoolExecutor
 
 from minivitpose.kernels.crew import Crew, new_counters
-from minivitpose.kernels.gemm import CHUNK, STORE
+from minivitpose.kernels.gemm import CHUNK, STORE, SUMS
 from minivitpose.kernels.gemm import product as gemm_product
 
 helper, half = ThreadPoolExecutor(1), N // COLUMNS // 2
@@ -380,7 +380,7 @@ def gemm(counters, t, threads, x, panels, bias, y, sums):
     gemm_product(counters, 0, threads, x, panels, bias, y, y, STORE, sums[t])
 
 
-crew, counters, bias, sums = Crew(1), new_counters(1), aligned(1, N), aligned(1, CHUNK, COLUMNS)
+crew, counters, bias, sums = Crew(1), new_counters(1), aligned(1, N), aligned(1, CHUNK, SUMS)
 
 
 def the_package():
