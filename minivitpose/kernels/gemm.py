@@ -79,7 +79,8 @@ def expect_block(x, i, k, each):
 def rectangle(x, k, panels, p, count, following, bias, base, y, after, sums, row0, row1):
     """Rows row0:row1 of the ABREAST panels of y from p on. Meanwhile those from ``following`` on come into the cache.
 
-    The last panel of a y of 96 columns, say, is half empty: there tiles of two vectors do.
+    The last panel of a y of 96 columns, say, is half empty: there tiles of two vectors do. Panels abreast come back for
+    x so rarely that to fetch it ahead would cost more than it saves.
     """
     end, far = min(p + ABREAST, count), ABREAST == 1 and x.shape[0] * k > LARGE
     for k0 in range(0, k, BLOCK):
