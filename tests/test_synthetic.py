@@ -486,6 +486,9 @@ def test_another_world_or_split_is_refused():
         synthetic.scene(0, split="x")
     with pytest.raises(synthetic.SyntheticError, match="whom: expected one of first, any, found 'last'"):
         synthetic.batch(0, 1, whom="last")
+    for share in (-0.1, 1.5, np.nan):
+        with pytest.raises(synthetic.SyntheticError, match=f"beyond: expected a share from 0 to 1, found {share}"):
+            synthetic.batch(0, 1, beyond=share)
 
 
 def test_cameras_of_one_world_are_not_those_of_another():
@@ -506,7 +509,6 @@ def test_cameras_of_one_world_are_not_those_of_another():
 
 
 def test_a_share_of_crops_has_cameras_beyond():
-    """Those that keep their world's own camera differ only in what is drawn at random after the camera's choice."""
     always = synthetic.batch(21, 4, size=(32, 24), beyond=1.0)
     never = synthetic.batch(21, 4, size=(32, 24), beyond=0.0)
     assert not any(np.array_equal(a, b) for a, b in zip(always[1], never[1], strict=True))

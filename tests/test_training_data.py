@@ -203,7 +203,7 @@ def test_a_mannequin_scene_serves_as_often_as_it_should(monkeypatch):
     for step in range(600):
         source(step)
         asked += 64
-    assert len(set(drawn)) == len(drawn) and len(source.drawn) <= 2048 + 64
+    assert len(set(drawn)) == len(drawn) and len(source.drawn) <= 2048 + 3 * 16  # and the ends of three more windows
     assert 3.3 < asked / len(drawn) < 4.5
     assert calls <= 600 / 3  # those of four steps together
 

@@ -20,7 +20,7 @@ from minivitpose.kernels.pairs import has_pairs
 from minivitpose.kernels.simd import LANES, LINE, expect_read, load, store, to_half
 from minivitpose.kernels.vecmath import gelu
 
-BLOCK = 128  # k in a block: x COLUMNS floats 32 of the first-level cache's 48 KiB. 64: 1 % slower; 256: less exact
+BLOCK = 128  # k in a block: x SUMS floats 32 of the first-level cache's 48 KiB. 64: 1 % slower; 256: less exact
 CHUNK = 32 * ROWS  # rows that pass through a panel together: their sums, 48 KiB, stay in the second-level cache
 ABREAST = max(1, 64 // COLUMNS)  # panels that a few rows of x pass through in turn: 1 with AVX-512, 4 with AVX2
 SUMS = ABREAST * COLUMNS  # columns of a thread's sums

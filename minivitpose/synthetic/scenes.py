@@ -342,6 +342,8 @@ def batch(
     SyntheticError.
     """
     check_option("whom", whom, WHOM)
+    if not 0 <= beyond <= 1:
+        raise SyntheticError(f"beyond: expected a share from 0 to 1, found {beyond}")
     threads = threads or os.cpu_count() or 1
     numbers = range(n) if isinstance(n, int | np.integer) else n
     found = (crop_of(seed, split, world, i, size, jitter, margin, whom, beyond) for i in numbers)
