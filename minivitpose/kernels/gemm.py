@@ -123,11 +123,9 @@ def rectangle_in_blocks(x, k, panels, p, following, bias, base, y, after, sums, 
 
 @numba.njit
 def multiply(x, k, panels, p, count, following, bias, base, y, after, sums, row0, row1):
-    """Rows row0:row1 of the panels of y from p on, either way."""
+    """Rows row0:row1 of the panels of y from p on, either way. A CPU with the matrix unit has one panel abreast."""
     if in_blocks(x, k, panels):
-        for q in range(p, min(p + ABREAST, count)):
-            after_that = min(following + q - p, count - 1)
-            rectangle_in_blocks(x, k, panels, q, after_that, bias, base, y, after, sums, row0, row1)
+        rectangle_in_blocks(x, k, panels, p, following, bias, base, y, after, sums, row0, row1)
     else:
         rectangle(x, k, panels, p, count, following, bias, base, y, after, sums, row0, row1)
 
