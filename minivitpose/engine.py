@@ -15,6 +15,7 @@ import numpy as np
 from minivitpose import layers
 from minivitpose.checkpoint import let_go
 from minivitpose.kernels.amx import SIDE
+from minivitpose.kernels.blocks import STRIP
 from minivitpose.kernels.crew import SKIP, Crew, new_counters
 from minivitpose.kernels.fused.attention import BLOCK_ROWS
 from minivitpose.kernels.fused.attention_by_type import has_whole_blocks, new_keys
@@ -230,21 +231,21 @@ class Workspace:
         maps = tuple(map_buffer(i, channels) for i, channels in enumerate([c.embed_dim, *c.deconv_filters]))
         down, across = (shifted(layers.bilinear_weights(m, 4 * m)) for m in grid)
         panels = round_up(self.tokens, COLUMNS) // COLUMNS
-        blocks = engine.half and has_whole_blocks(self.tokens, d)
+        pairs = engine.half and has_whole_blocks(self.tokens, d)
         self.buffers = Buffers(
             images=None,
             pixels=buffer(rows, max(3 * c.patch_size[0] ** 2, c.embed_dim)),
             pos=pos,
             x=buffer(rows, c.embed_dim),
             y=buffer(rows, c.embed_dim, kind),
-            qkv=buffer(rows, 3 * c.num_heads * d, np.uint16 if blocks else np.float32),
-            keys=new_keys(crops * c.num_heads, self.tokens, d, blocks),
+            qkv=buffer(rows, 3 * c.num_heads * d, np.uint16 if pairs else np.float32),
+            keys=new_keys(crops * c.num_heads, self.tokens, d, pairs),
             z=buffer(rows, c.num_heads * d, kind),
             hidden=buffer(rows, c.mlp_dim, kind),
             maps=maps,
             out=buffer(len(maps[-1]), c.num_keypoints) if n else buffer(rows, 9 * c.num_keypoints),
             sums=aligned(threads, CHUNK, SUMS),
-            scores=aligned(threads, max(BLOCK_ROWS, SIDE), panels * COLUMNS + d + LANES),
+            scores=aligned(threads, max(BLOCK_ROWS, STRIP), panels * COLUMNS + d + LANES),
             down=down,
             across=np.ascontiguousarray(across.transpose(0, 2, 1)),
             lines=aligned(threads, 3 * Hp, 4 * Wp),

@@ -10,13 +10,14 @@ import numpy as np
 
 from minivitpose import gradients as textbook
 from minivitpose.engine import GAP, grid_of
-from minivitpose.kernels.amx import DEEP, SIDE
+from minivitpose.kernels.amx import DEEP
+from minivitpose.kernels.blocks import STRIP
 from minivitpose.kernels.crew import Crew, new_counters
 from minivitpose.kernels.fused.attention import BLOCK_ROWS
 from minivitpose.kernels.fused.attention_by_type import has_whole_blocks, new_keys
 from minivitpose.kernels.gemm import CHUNK, SUMS, round_up, rows_to_round
 from minivitpose.kernels.gradients import passes
-from minivitpose.kernels.gradients.attention_in_blocks import rows_of_pairs
+from minivitpose.kernels.gradients.attention_in_pairs import rows_of_pairs
 from minivitpose.kernels.gradients.maps import means_and_variances
 from minivitpose.kernels.gradients.passes import Buffers, Gradients, Kept, Linear, Map, Patches, Sizes, Weights
 from minivitpose.kernels.gradients.rows import PARTIALS, TASK
@@ -79,7 +80,7 @@ class Workspace:
         self.patches = Patches(Hp, Wp, c.patch_size[0], c.stride, c.padding)
         tokens, inner, scale = Hp * Wp, c.num_heads * c.head_dim, c.qk_scale or c.head_dim**-0.5
         rows, chunk = chunks(crops, tokens)
-        blocks = half and has_whole_blocks(tokens, c.head_dim)
+        pairs = half and has_whole_blocks(tokens, c.head_dim)
         self.sizes = Sizes(
             crops, chunk, rows, tokens, c.embed_dim, c.mlp_dim, c.num_heads, c.head_dim, np.float32(scale), c.eps
         )
@@ -88,7 +89,7 @@ class Workspace:
         self.kept = [
             Kept(
                 x=before,
-                qkv=buffer(M, 3 * inner, blocks),
+                qkv=buffer(M, 3 * inner, pairs),
                 z=buffer(M, inner, half),
                 mid=buffer(M, c.embed_dim),
                 hidden=buffer(M, c.mlp_dim, half),
@@ -100,20 +101,20 @@ class Workspace:
         filters = c.deconv_filters if has_fast_head(c) else ()
         self.maps = [new_map(i, F, crops, self.grid) for i, F in enumerate(filters)]
         self.last_chunk = chunks(crops, 4 ** len(filters) * tokens)[1]
-        self.buffers = self.make_buffers(chunk * rows, inner, half, blocks)
+        self.buffers = self.make_buffers(chunk * rows, inner, half, pairs)
         self.statistics = [aligned(PARTIALS * crops * -(-pixels(m) // TASK), m.channels) for m in self.maps]
         self.losses = np.zeros(crops)
         self.counters = new_counters(4 + STEPS * crops)
 
-    def make_buffers(self, most, inner, half, blocks):
-        """most: rows of a chunk of tokens. blocks: attention on the matrix unit."""
+    def make_buffers(self, most, inner, half, pairs):
+        """most: rows of a chunk of tokens. pairs: attention in bfloat16."""
         c, s, threads = self.config, self.sizes, self.threads
         panels, F = round_up(s.tokens, COLUMNS) // COLUMNS, max((m.channels for m in self.maps), default=0)
         deep = round_up(max(c.embed_dim, inner, c.mlp_dim, F), COLUMNS)
         widest = max(deep, 3 * inner, 16 * F, 3 * c.patch_size[0] ** 2, c.num_keypoints)
         heat = self.last_chunk * len(self.maps[-1].y) // s.crops if self.maps else 0
         kind = np.uint32 if half else np.float32  # of what lies in pairs or not
-        head_keys = rows_of_pairs(s.tokens, c.head_dim) if blocks else 2 * panels * c.head_dim
+        head_keys = rows_of_pairs(s.tokens, c.head_dim) if pairs else 2 * panels * c.head_dim
         levels = [most, *(m.chunk * chunks(1, m.height * m.width)[0] for m in self.maps), heat]  # rows of a chunk
         return Buffers(
             y=buffer(max(levels), max(c.embed_dim, F), half),
@@ -128,11 +129,11 @@ class Workspace:
             zeros=aligned(round_up(widest, COLUMNS)),
             partials=aligned(PARTIALS * -(-max(levels) // TASK), max(c.embed_dim, F)),
             sums=aligned(threads, CHUNK + half * rows_to_round(widest), SUMS),
-            keys=new_keys(s.chunk * c.num_heads, s.tokens, c.head_dim, blocks),
-            scores=aligned(threads, max(BLOCK_ROWS, SIDE), panels * COLUMNS + c.head_dim + LANES),
+            keys=new_keys(s.chunk * c.num_heads, s.tokens, c.head_dim, pairs),
+            scores=aligned(threads, max(BLOCK_ROWS, STRIP), panels * COLUMNS + c.head_dim + LANES),
             work=aligned(threads, WORK, SUMS, dtype=kind),
-            head_keys=aligned(threads, head_keys, COLUMNS, dtype=np.uint32 if blocks else np.float32),
-            squares=aligned(threads, 2, max(s.rows, 3 * SIDE), panels * COLUMNS + LANES),
+            head_keys=aligned(threads, head_keys, COLUMNS, dtype=np.uint32 if pairs else np.float32),
+            squares=aligned(threads, 2, max(s.rows, 3 * STRIP), panels * COLUMNS + LANES),
         )
 
     def go(self, walk, *arguments):

@@ -10,7 +10,7 @@ import numpy as np
 
 from minivitpose.kernels.crew import first_task, next_task, wait
 from minivitpose.kernels.fused.attention import KEYS, mix, softmax_row, transpose_keys
-from minivitpose.kernels.gradients import attention_in_blocks as in_blocks
+from minivitpose.kernels.gradients import attention_in_pairs as in_pairs
 from minivitpose.kernels.gradients.tiles import tile_transposed, tile_transposed_1, tile_transposed_2
 from minivitpose.kernels.jit import by_type, holds
 from minivitpose.kernels.micro_kernel import COLUMNS, ROWS, tile_product
@@ -80,7 +80,7 @@ def attend_backward(qkv, grad, row0, rows, tokens, head, heads, d, scale, keys, 
 
 
 @numba.njit
-def attention_backward_on_vectors(counters, step, qkv, grad, crops, tokens, heads, d, scale, keys, squares, out):
+def attention_backward_in_floats(counters, step, qkv, grad, crops, tokens, heads, d, scale, keys, squares, out):
     rows, pattern, grad_scores = qkv.shape[0] // crops, squares[0], squares[1]
     task = first_task(counters, step)
     while task < crops * heads:
@@ -95,7 +95,7 @@ def attention_backward(counters, step, qkv, grad, crops, tokens, heads, d, scale
     """qkv (crops R, >= 3 heads d), grad (crops R, >= heads d) -> out as qkv, where R is tokens rounded up to ROWS.
 
     Rows behind a crop's tokens get 0. keys (2 panels d, COLUMNS) and squares (2, R, panels COLUMNS + LANES) are the
-    thread's own. On the matrix unit, where qkv holds bfloat16, keys is (rows_of_pairs, COLUMNS) uint32, and squares has
-    3 SIDE rows at least.
+    thread's own. Where qkv holds bfloat16, keys is (rows_of_pairs, COLUMNS) uint32, and squares has 3 STRIP rows at
+    least.
     """
-    return in_blocks.attention_backward if holds(qkv, np.uint16) else attention_backward_on_vectors
+    return in_pairs.attention_backward if holds(qkv, np.uint16) else attention_backward_in_floats

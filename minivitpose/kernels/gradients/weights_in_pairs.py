@@ -6,10 +6,11 @@ What is too short for whole registers of the unit is filled up with zeros.
 import numba
 import numpy as np
 
-from minivitpose.kernels.amx import DEEP, SIDE, block_product, close_registers, has_blocks, open_registers
+from minivitpose.kernels.amx import DEEP, SIDE, close_registers, has_blocks, open_registers
+from minivitpose.kernels.blocks import multiply
 from minivitpose.kernels.crew import cuts, first_task, next_task, wait
 from minivitpose.kernels.gemm import BLOCK
-from minivitpose.kernels.micro_kernel import COLUMNS, ROWS, tile_product
+from minivitpose.kernels.micro_kernel import COLUMNS, ROWS
 from minivitpose.kernels.pairs import pair_columns, pair_rows
 from minivitpose.kernels.simd import LANES, load, store, transpose
 
@@ -93,15 +94,9 @@ def weight_gradient(counters, step, threads, grad, x, add, weight, work):
             deep = pairs_for(rows)
             pack_rows(x, m0, rows, p * COLUMNS, columns, pairs)
             turn(grad, m0, rows, row0, row1, rounded)
-            if has_blocks(pairs):
-                open_registers()
-                for i in range(0, row1 - row0, SIDE):
-                    for j in range(0, columns, SIDE):
-                        block_product(sums, i, j, rounded, i, 0, pairs, 0, j, deep, 0, m0 > 0)
-                close_registers()
-            else:
-                for i in range(0, row1 - row0, ROWS):
-                    tile_product(sums, i, 0, rounded, i, 0, pairs, 0, 0, deep, 0, m0 > 0)
+            open_registers()
+            multiply(sums, 0, 0, rounded, 0, 0, pairs, 0, row1 - row0, columns, deep, m0 > 0)
+            close_registers()
         write(sums, -row0, row0, row1, columns, add, weight, p * COLUMNS)
         task = next_task(counters, step)
     wait(counters, step, count * parts)

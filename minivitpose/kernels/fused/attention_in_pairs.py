@@ -1,6 +1,7 @@
-"""attention.py on the matrix unit: the same in bfloat16, SIDE rows at a time; sums and softmax stay in float32.
+"""attention.py in bfloat16, STRIP rows at a time, on the matrix unit if any; sums and softmax stay in float32.
 
-Tokens and the channels of a head come in whole blocks here, multiples of SIDE; other numbers are attention.py's.
+Tokens come in whole blocks here, multiples of STRIP, and the channels of a head in multiples of SIDE; other numbers are
+attention.py's.
 
 Every head's k and v lie as pairs, (crops heads rows_of_head, COLUMNS) uint32: k^T in panels of COLUMNS tokens, pairs
 of channels down; then v in panels of COLUMNS channels, pairs of tokens down.
@@ -9,7 +10,8 @@ of channels down; then v in panels of COLUMNS channels, pairs of tokens down.
 import numba
 import numpy as np
 
-from minivitpose.kernels.amx import SIDE, block_product, close_registers, open_registers
+from minivitpose.kernels.amx import close_registers, open_registers
+from minivitpose.kernels.blocks import STRIP, multiply
 from minivitpose.kernels.crew import cuts, first_task, next_task, wait
 from minivitpose.kernels.fused.attention import expect_head, softmax_row
 from minivitpose.kernels.micro_kernel import COLUMNS
@@ -57,32 +59,28 @@ def prepare_pairs(counters, step, qkv, crops, tokens, heads, d, pairs):
 
 @numba.njit(error_model="numpy")
 def attend(qkv, row0, tokens, head, d, scale, pairs, at, scores, z):
-    """SIDE rows of one head from row0 on; its pairs begin at row ``at``."""
+    """STRIP rows of one head from row0 on; its pairs begin at row ``at``."""
     rounded = scores.view(np.uint16)  # exp of the scores, in place: each row's are half as long, so none is overtaken
-    values, deep = at + rows_of_head(tokens, d)[0], tokens // 2
+    values = at + rows_of_head(tokens, d)[0]
     mixed = -(-tokens // COLUMNS) * COLUMNS  # as in attention.attend
-    for n in range(0, tokens, SIDE):
-        panel = at + n // COLUMNS * (d // 2)
-        block_product(scores, 0, n, qkv, row0, head * d // 2, pairs, panel, n % COLUMNS, d // 2, at, False)
-    for i in range(SIDE):
+    multiply(scores, 0, 0, qkv, row0, head * d // 2, pairs, at, STRIP, tokens, d // 2, False)
+    for i in range(STRIP):
         scores[i, mixed + d] = softmax_row(scores, i, tokens, scale, rounded)
-    for j in range(0, d, SIDE):
-        panel = values + j // COLUMNS * deep
-        block_product(scores, 0, mixed + j, rounded, 0, 0, pairs, panel, j % COLUMNS, deep, at, False)
-    for i in range(SIDE):
+    multiply(scores, 0, mixed, rounded, 0, 0, pairs, values, STRIP, d, tokens // 2, False)
+    for i in range(STRIP):
         s = splat(scores[i, mixed + d])
         for j in range(0, d, LANES):
             store(z, row0 + i, head * d + j, load(scores, i, mixed + j) * s)
 
 
 @numba.njit
-def attention_in_blocks(counters, step, threads, qkv, crops, tokens, heads, d, scale, pairs, scores, z):
+def attention_in_pairs(counters, step, threads, qkv, crops, tokens, heads, d, scale, pairs, scores, z):
     """qkv (crops R, >= 3 heads d) uint16 -> z (crops R, >= heads d).
 
-    pairs from prepare_pairs; scores (>= SIDE, > panels COLUMNS + d) the thread's own.
+    pairs from prepare_pairs; scores (>= STRIP, > panels COLUMNS + d) the thread's own.
     """
     rows, size = qkv.shape[0] // crops, sum(rows_of_head(tokens, d))
-    units, blocks = crops * heads, -(-rows // SIDE)
+    units, blocks = crops * heads, -(-rows // STRIP)
     parts = cuts(units, blocks, blocks, threads)
     task = first_task(counters, step)
     while task < units * parts:
@@ -91,8 +89,8 @@ def attention_in_blocks(counters, step, threads, qkv, crops, tokens, heads, d, s
         following = min((task + threads) // parts, units - 1)
         open_registers()
         for block in range(part * blocks // parts, (part + 1) * blocks // parts):
-            row = min(block * SIDE, rows - SIDE)  # the last block begins earlier if it must, and does some rows twice
-            expect_head(qkv, following // heads * rows + row, SIDE, following % heads, heads, d)
+            row = min(block * STRIP, rows - STRIP)  # the last block begins earlier if it must, and does some rows twice
+            expect_head(qkv, following // heads * rows + row, STRIP, following % heads, heads, d)
             attend(qkv, crop * rows + row, tokens, head, d, scale, pairs, unit * size, scores, z)
         close_registers()
         task = next_task(counters, step)
