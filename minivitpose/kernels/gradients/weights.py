@@ -122,6 +122,6 @@ def weight_gradient(counters, step, threads, grad, x, add, weight, work):
     """weight (N, K) = grad^T x, or += if ``add``.
 
     grad (M, >= N), x (M, >= K), K a multiple of LANES; work (WORK, SUMS) the thread's own: float32, or uint32
-    for products in bfloat16.
+    for products in bfloat16, which read up to LANES numbers behind the N.
     """
     return in_pairs.weight_gradient if holds(work, np.uint32) else weight_gradient_floats
