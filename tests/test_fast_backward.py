@@ -410,10 +410,10 @@ HALF_NETWORKS = NETWORKS | {
         "embed_dim": 64,
         "num_heads": 2,
         "head_dim": 32,
-        "image_size": (128, 64),
+        "image_size": (192, 128),
         "deconv_filters": (32, 48),
     },
-    "whole blocks, heads of 64": {"embed_dim": 96, "num_heads": 1, "head_dim": 64, "image_size": (128, 64)},
+    "whole blocks, heads of 64": {"embed_dim": 96, "num_heads": 1, "head_dim": 64, "image_size": (192, 128)},
 }
 
 

@@ -8,12 +8,12 @@ from minivitpose.kernels.fused import attention as in_floats
 from minivitpose.kernels.fused import attention_in_pairs as in_pairs
 from minivitpose.kernels.jit import by_type, holds
 from minivitpose.kernels.micro_kernel import COLUMNS
-from minivitpose.kernels.simd import HALF, aligned
+from minivitpose.kernels.simd import aligned
 
 
 def has_whole_blocks(tokens, d):
-    """Whether bfloat16 can take heads of d channels of so many tokens; if so, qkv may hold it."""
-    return HALF and not tokens % STRIP and not d % SIDE
+    """Whether heads of d channels of so many tokens fill whole blocks; if so, qkv may hold bfloat16."""
+    return not tokens % STRIP and not d % SIDE
 
 
 def new_keys(heads, tokens, d, pairs):
