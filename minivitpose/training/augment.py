@@ -68,14 +68,17 @@ def recoloured(rng, image, strength):
 def recolour(image, bright, contrast, saturation, found):
     """Colours move from the pixel's own grey, then from the picture's mean grey, then from black.
 
-    Both loops run over one row of bytes, without a branch, so that the compiler makes vectors of them.
+    The first and the last loop run over one row of bytes, without a branch: so the compiler makes vectors of them.
     """
     colours, new = image.reshape(-1), found.reshape(-1)
     own = np.empty(colours.size // 3, np.float32)
     for i in range(own.size):
         r, g, b = colours[3 * i], colours[3 * i + 1], colours[3 * i + 2]
         own[i] = np.float32(0.299) * r + np.float32(0.587) * g + np.float32(0.114) * b
-    mean = np.float32(total(own) / own.size)
+    mean = 0.0
+    for grey in own:
+        mean += grey
+    mean = np.float32(mean / own.size)
     for i in range(own.size):
         for c in range(3):
             x = own[i] + saturation * (colours[3 * i + c] - own[i])
@@ -83,12 +86,3 @@ def recolour(image, bright, contrast, saturation, found):
             x = x if x > 0 else np.float32(0)
             x = x if x < 255 else np.float32(255)
             new[3 * i + c] = np.uint8(np.int32(x + np.float32(0.5)))
-
-
-@njit(fastmath={"reassoc"})
-def total(greys):
-    """Their sum in float64, in any order: each is a whole number of 2^-27, so up to 512 x 512 of them it is exact."""
-    found = 0.0
-    for i in range(greys.size):
-        found += np.float64(greys[i])
-    return found
