@@ -12,7 +12,8 @@ from minivitpose.cli.options import UsageError
 from minivitpose.pose.coco_json import read_coco
 from minivitpose.pose.crop import crop
 from minivitpose.pose.skeletons import COCO
-from minivitpose.synthetic import scenes
+from minivitpose.synthetic import scenes, stage, wardrobe
+from minivitpose.synthetic import textures as tx
 from minivitpose.synthetic.body import LIMITS, about_z, draw_build, joints, neutral, reach_with_leg
 from minivitpose.synthetic.camera import extents, look
 from minivitpose.synthetic.figure import figure
@@ -494,11 +495,11 @@ def test_another_world_or_split_is_refused():
 def test_cameras_of_one_world_are_not_those_of_another():
     """Neither height nor angle of view of a camera "beyond" comes up in the unseen world, nor the other way round."""
     found = {}
-    for cameras in scenes.CAMERAS:
-        seen = [scenes.lay_out(scenes.generator(3, "train", "seen", i), cameras=cameras)[0].camera for i in range(40)]
-        degrees = [2 * np.degrees(np.arctan(scenes.SIZE[0] / 2 / camera.focal)) for camera in seen]
-        found[cameras] = np.array([degrees, [camera.place[2] for camera in seen]])
-        for values, ranges in zip(found[cameras], scenes.CAMERAS[cameras], strict=True):
+    for world in scenes.CAMERAS:
+        cameras = [scenes.lay_out(scenes.generator(3, "train", "seen", i), world)[0].camera for i in range(40)]
+        degrees = [2 * np.degrees(np.arctan(scenes.SIZE[0] / 2 / camera.focal)) for camera in cameras]
+        found[world] = np.array([degrees, [camera.place[2] for camera in cameras]])
+        for values, ranges in zip(found[world], scenes.CAMERAS[world], strict=True):
             inside = [(values > low) & (values < high) for low, high in ranges]
             assert np.sum(inside, axis=0).tolist() == [1] * 40 and all(some.any() for some in inside)
     for of_seen, of_unseen, of_beyond in zip(*(scenes.CAMERAS[c] for c in ("seen", "unseen", "beyond")), strict=True):
@@ -508,14 +509,49 @@ def test_cameras_of_one_world_are_not_those_of_another():
         assert max(b for _, b in of_beyond) > max(b for _, b in of_unseen)
 
 
-def test_a_share_of_crops_has_cameras_beyond():
+@pytest.mark.parametrize("table", ["FLOORS", "GROUNDS", "WALLS", "HORIZONS"])
+def test_places_beyond_have_no_surface_or_horizon_of_the_unseen_world_alone(table):
+    """What training may show is of the seen world, if anywhere else in the place."""
+    kinds = getattr(stage, table)
+    known = {kind for name in ("FLOORS", "GROUNDS", "WALLS") for kind in getattr(stage, name)["seen"]} | {tx.GRASS}
+    known = set(stage.HORIZONS["seen"]) if table == "HORIZONS" else known
+    assert set(kinds["beyond"]) <= known and not set(kinds["unseen"]) <= known
+    alone = set(kinds["unseen"]) - set(kinds["seen"])
+    assert alone and not alone & set(kinds["beyond"])
+
+
+@pytest.mark.parametrize(
+    "palette",
+    [
+        wardrobe.CLOTHES,
+        wardrobe.TROUSERS,
+        *(getattr(stage, f"{of}_COLOURS") for of in ("FLOOR", "GROUND", "WALL")),
+        stage.WOODS,
+        stage.FURNITURE,
+    ],
+)
+def test_colours_beyond_are_everywhere_but_near_an_unseen_one(palette):
+    beyond, unseen = palette["beyond"], palette["unseen"]
+    apart = np.abs(beyond[:, None] - unseen).sum(2).min(1)
+    assert apart.min() > 0.2 and ((beyond > 0) & (beyond < 1)).all()
+    nearest = np.abs(palette["seen"][:, None] - beyond).sum(2).min(1)
+    assert len(np.unique(beyond, axis=0)) == len(beyond) > 200 and np.median(nearest) < 0.2
+
+
+def test_poses_beyond_are_all_as_frequent():
+    actors = [scenes.draw_actor(rng(8, i), "beyond", 0)[0].pose for i in range(280)]
+    assert all(20 < actors.count(pose.__name__) < 62 for pose in POSES)  # 40 of each are expected, 6 give or take
+    assert sum(scenes.draw_actor(rng(8, i), "seen", 0)[0].pose == "lying" for i in range(280)) < 25
+
+
+def test_a_share_of_crops_is_beyond():
     always = synthetic.batch(21, 4, size=(32, 24), beyond=1.0)
     never = synthetic.batch(21, 4, size=(32, 24), beyond=0.0)
     assert not any(np.array_equal(a, b) for a, b in zip(always[1], never[1], strict=True))
     chosen = []
 
-    def lay_out(rng, world, cameras=None):
-        chosen.append(cameras)
+    def lay_out(rng, world):
+        chosen.append(world)
         raise LookupError
 
     with pytest.MonkeyPatch.context() as patch:
@@ -523,7 +559,7 @@ def test_a_share_of_crops_has_cameras_beyond():
         for i in range(200):
             with pytest.raises(LookupError):
                 scenes.crop_of(5, "train", "seen", i, (32, 24), beyond=0.3)
-    assert set(chosen) == {None, "beyond"} and 40 < chosen.count("beyond") < 80
+    assert set(chosen) == {"seen", "beyond"} and 40 < chosen.count("beyond") < 80
 
 
 def test_crops_of_any_of_a_pictures_people():

@@ -15,7 +15,7 @@ from minivitpose.synthetic.body import about_z, draw_build, joints
 from minivitpose.synthetic.camera import extent, extents, look
 from minivitpose.synthetic.figure import figure
 from minivitpose.synthetic.paint import paint
-from minivitpose.synthetic.pose_library import draw_stance
+from minivitpose.synthetic.pose_library import EVEN, POSES, draw_stance
 from minivitpose.synthetic.render import World, draw, exposure, first_hits, hidden
 from minivitpose.synthetic.solids import FLAT, ORIGIN, OWNER, box, cone, table
 from minivitpose.synthetic.stage import FURNITURE, draw_stage, seat
@@ -25,8 +25,9 @@ WORLDS = ("seen", "unseen")
 SPLITS = ("train", "val", "test")
 WHOM = "first", "any"
 SIZE = (480, 640)
-# Ranges of a camera's angle of view from top to bottom, in degrees, and of its height, in metres. Beyond those of both
-# worlds: a model that learns from these too has what is unseen between, not outside, what it knows
+# Ranges of a camera's angle of view from top to bottom, in degrees, and of its height, in metres. "beyond" is no world
+# of its own but a share of a training's scenes: who learns from these too has what is unseen between, not outside,
+# what is known
 CAMERAS = {
     "seen": (((32, 56),), ((0.7, 2.2),)),
     "unseen": (((20, 30), (58, 70)), ((0.3, 0.7), (2.2, 3.2))),
@@ -95,7 +96,7 @@ def draw_actor(rng, world, owner):
     """A random person who does something, standing about (0, 0) and facing +y before a random turn; and their seat."""
     child = rng.random() < 0.18
     build, outfit = draw_build(rng, child), draw_outfit(rng, world, child)
-    stance = draw_stance(rng, build)
+    stance = draw_stance(rng, build, EVEN if world == "beyond" else POSES)
     if outfit.skirt and stance.name not in ("standing", "walking", "reaching"):  # a stiff skirt would stand off
         outfit = replace(outfit, skirt=0.0, leg=min(2 * outfit.skirt, 0.95))
     yaw = rng.uniform(-80, 80) + 180 if rng.random() < 0.6 else rng.uniform(-180, 180)
@@ -136,13 +137,13 @@ def draw_from(rng, ranges):
     return drawn[int(rng.integers(len(drawn)))] if len(drawn) > 1 else drawn[0]
 
 
-def draw_camera(rng, cameras, size, actor, cut):
+def draw_camera(rng, world, size, actor, cut):
     """A random camera for a picture of this person -> Camera, and the person's place x, y on the ground.
 
-    cameras: a name in CAMERAS; cut: whether a part of the person is to be outside the picture.
+    cut: whether a part of the person is to be outside the picture.
     """
     height, width = size
-    degrees, heights = CAMERAS[cameras]
+    degrees, heights = CAMERAS[world]
     focal = height / 2 / np.tan(np.radians(draw_from(rng, degrees) / 2))
     z = draw_from(rng, heights)
     low, high = actor.keypoints.min(0)[2] - 0.08, actor.keypoints.max(0)[2] + 0.15
@@ -200,14 +201,14 @@ def occluder(rng, world, camera, actor, at):
     return [(box(middle, about_z(rng.uniform(-8, 8)), (half, 0.12, rng.uniform(0.4, 1.0))), stuff)]
 
 
-def lay_out(rng, world="seen", size=SIZE, most=4, cameras=None):
+def lay_out(rng, world="seen", size=SIZE, most=4):
     """A random scene before it is drawn -> World, [Actor, ...]; the camera was set up for the first of them.
 
-    cameras: a name in CAMERAS; none for those of the world.
+    world: one of WORLDS, or "beyond".
     """
     first, things = draw_actor(rng, world, 0)
     cut, blocked = rng.random() < 0.16, rng.random() < 0.2
-    camera, at = draw_camera(rng, cameras or world, size, first, cut)
+    camera, at = draw_camera(rng, world, size, first, cut)
     count = min(int(np.searchsorted((0.40, 0.68, 0.84, 0.92, 0.97), rng.random(), side="right")) + 1, most)
     actors, taken = [moved(first, *at)], [at]
     things = [moved_thing(t, *at) for t in things]
@@ -303,7 +304,7 @@ def crop_of(seed, split, world, index, size, jitter=0.0, margin=1.0, whom="first
     box, area. whom, beyond: as for ``batch``; where nothing can be seen of the one who was drawn, it is the first.
     """
     rng = generator(seed, split, world, index)
-    view, actors = lay_out(rng, world, cameras="beyond" if beyond and rng.random() < beyond else None)
+    view, actors = lay_out(rng, "beyond" if beyond and rng.random() < beyond else world)
     chosen = int(rng.integers(len(actors))) if whom == "any" else 0
     found = person(view, actors[chosen], chosen) or person(view, actors[0], 0)
     centre, scale = (np.array(pair) for pair in centre_and_scale(found.box, size))
@@ -338,7 +339,8 @@ def batch(
     tuple of them; n: how many of its scenes, or the numbers of those that are wanted; jitter: how far the crops' scale
     is off at most, as a share, and four times their centre; margin: how many times as wide and high the rectangle is
     that is drawn, to cut from later; whom: "first", the person whom the picture is about, or "any" of its people,
-    drawn at random; beyond: the share of scenes whose camera is of neither world but beyond both (CAMERAS). Raises
+    drawn at random; beyond: the share of scenes that are of neither world but beyond both: cameras nearer to the ground
+    or higher, narrower or wider (CAMERAS), places and clothes in any colour, each pose as often as any other. Raises
     SyntheticError.
     """
     check_option("whom", whom, WHOM)

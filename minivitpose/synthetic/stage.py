@@ -1,6 +1,7 @@
 """Where people are: random rooms, studios and open places, with light, furniture and plants.
 
 The world "seen" is for training; "unseen" has other textures, horizons and colours, for tests on what was never seen.
+"beyond", for a share of a training's scenes, has the textures of the seen world anywhere, in colours of neither.
 """
 
 from dataclasses import dataclass
@@ -12,41 +13,46 @@ from minivitpose.synthetic import textures as tx
 from minivitpose.synthetic.body import about_z
 from minivitpose.synthetic.paint import LEAVES, PLAIN, WOOD, linear, paint
 from minivitpose.synthetic.solids import FAR, FLAT, box, cone, egg
-from minivitpose.synthetic.wardrobe import colours, pick
+from minivitpose.synthetic.wardrobe import colours, palettes, pick
 
 FLOORS = {
     "seen": (tx.PLANKS, tx.PLANKS, tx.TILES, tx.TILES, tx.MOTTLED, tx.BOARD, tx.BRICKS),
     "unseen": (tx.HERRING, tx.HEXAGONS, tx.TERRAZZO, tx.MARBLE),
+    "beyond": (tx.PLANKS, tx.TILES, tx.MOTTLED, tx.BOARD, tx.BRICKS, tx.STRIPES, tx.GRASS, tx.PLAIN),
 }
 GROUNDS = {
-    "seen": (tx.GRASS, tx.GRASS, tx.MOTTLED, tx.BRICKS, tx.TILES),
+    "seen": (tx.MOTTLED, tx.BRICKS, tx.TILES),  # and grass, where it is green
     "unseen": (tx.MOTTLED, tx.BLOBS, tx.TERRAZZO, tx.HEXAGONS),
+    "beyond": (tx.GRASS, tx.TILES, tx.BRICKS, tx.BOARD, tx.STRIPES, tx.PLAIN),
 }
+HORIZONS = {"seen": (1, 1, 2, 0), "unseen": (3, 3, 0), "beyond": (1, 2, 0)}  # background.py says what they are
 WALLS = {
     "seen": (tx.PLAIN, tx.PLAIN, tx.PLAIN, tx.STRIPES, tx.BRICKS, tx.TILES, tx.MOTTLED),
     "unseen": (tx.BLOBS, tx.MARBLE, tx.HEXAGONS, tx.PLANKS),
+    "beyond": (tx.PLAIN, tx.STRIPES, tx.BRICKS, tx.TILES, tx.MOTTLED, tx.BOARD, tx.GRASS),
 }
-FLOOR_COLOURS = {
-    "seen": colours("b98b5e 8a5f3c d2b48c a9a39a c9c4ba 6e6a66 7d8b8f b06f4f e0d8c8 5a4a3f"),
-    "unseen": colours("4a3b32 c4a484 e8e4dc 3f4a54 94897c a3785a"),
-}
-GROUND_COLOURS = {
-    "seen": colours("5f8a3a 7a9a4c 4d7536 c8b183 8c8c8a a59a8c 6f6f73"),
-    "unseen": colours("e9edf2 6b5344 b5835a 9aa07c 4b5358"),
-}
-WALL_COLOURS = {
-    "seen": colours("e8e2d4 d5dde0 c7d3c0 e6cfae b7c6d6 d9b8a8 a44a3a f2efe8 9fb0a0 c9bfd3 6d7f8c"),
-    "unseen": colours("2f4858 b56576 e5989b 6d6875 355070 ede0d4 52796f"),
-}
+FLOOR_COLOURS = palettes(
+    seen="b98b5e 8a5f3c d2b48c a9a39a c9c4ba 6e6a66 7d8b8f b06f4f e0d8c8 5a4a3f",
+    unseen="4a3b32 c4a484 e8e4dc 3f4a54 94897c a3785a",
+)
+GROUND_COLOURS = palettes(
+    seen="5f8a3a 7a9a4c 4d7536 c8b183 8c8c8a a59a8c 6f6f73",
+    unseen="e9edf2 6b5344 b5835a 9aa07c 4b5358",
+)
+WALL_COLOURS = palettes(
+    seen="e8e2d4 d5dde0 c7d3c0 e6cfae b7c6d6 d9b8a8 a44a3a f2efe8 9fb0a0 c9bfd3 6d7f8c",
+    unseen="2f4858 b56576 e5989b 6d6875 355070 ede0d4 52796f",
+)
 SKIES = {
     "seen": colours("cfe0ee 5b93cf dfe6ea 8fb3d6 d9dcde aab4bd c9e2f2 3f7fc0").reshape(-1, 2, 3),
     "unseen": colours("f6c08a 4a5a8c f2d6c9 8a6fa0 c4c7c9 8f9aa6 ffe3b0 d07a6a").reshape(-1, 2, 3),
+    "beyond": colours("eef0f2 2a6f9e b9c6b0 6f8f86 dcd3ea 5e7fd0 9a9fa8 5b6470").reshape(-1, 2, 3),
 }
-WOODS = {"seen": colours("3d5f33 557a3e 6b7d4a 2f4a2c"), "unseen": colours("8a4b2a b5762f 5d6b7c 43384f")}
-FURNITURE = {
-    "seen": colours("8a5a33 c79a63 5b4636 e4ddd0 3d4a57 7f9aa3 a6483f 4f6f58 d8b25a"),
-    "unseen": colours("1f2933 c08497 f4a259 5b8e7d 8cb369 bc4b51 e9e3d5"),
-}
+WOODS = palettes(seen="3d5f33 557a3e 6b7d4a 2f4a2c", unseen="8a4b2a b5762f 5d6b7c 43384f")
+FURNITURE = palettes(
+    seen="8a5a33 c79a63 5b4636 e4ddd0 3d4a57 7f9aa3 a6483f 4f6f58 d8b25a",
+    unseen="1f2933 c08497 f4a259 5b8e7d 8cb369 bc4b51 e9e3d5",
+)
 
 
 @dataclass(frozen=True)
@@ -204,16 +210,15 @@ def studio(rng, world, far):
 def outside(rng, world, near, far, wide):
     """A lawn, a beach or a street, woods or houses far away, bushes and trees, sun or clouds."""
     ground = pick(rng, GROUND_COLOURS[world])
-    kinds = GROUNDS[world]
-    green = world == "seen" and ground[1] > ground[0]
-    kind = tx.GRASS if green else kinds[2 + int(rng.integers(3))] if world == "seen" else kinds[int(rng.integers(4))]
+    lawn = world == "seen" and ground[1] > ground[0]
+    kind = tx.GRASS if lawn else GROUNDS[world][int(rng.integers(len(GROUNDS[world])))]
     unit = {tx.GRASS: 1.0, tx.MOTTLED: 0.7, tx.BRICKS: 0.22, tx.BLOBS: 1.5}.get(kind, rng.uniform(0.4, 0.9))
     second = ground * rng.uniform(0.55, 0.8)
     rows = [surface(rng, kind, unit, ground, second, rng.uniform(0.6, 1.0), True)] * 4
     low, high = SKIES[world][int(rng.integers(len(SKIES[world])))]
     rows = [*rows, surface(rng, tx.PLAIN, 1, low, high, rng.uniform(0, 0.9), False)]
     sunny = rng.random() < 0.65
-    horizon = (1, 1, 2, 0)[int(rng.integers(4))] if world == "seen" else (3, 3, 0)[int(rng.integers(3))]
+    horizon = HORIZONS[world][int(rng.integers(len(HORIZONS[world])))]
     tint = linear(0.9 * pick(rng, WOODS[world]) if horizon != 2 else 0.72 * pick(rng, WALL_COLOURS[world]))
     tall = rng.uniform(0.05, 0.3)
     numbers = np.array(

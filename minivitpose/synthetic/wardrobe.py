@@ -1,4 +1,4 @@
-"""What people look like: skin, hair, and clothes with their colours, one palette for each world."""
+"""What people look like: skin, hair, and clothes with their colours, one palette for each world and one beyond both."""
 
 from dataclasses import dataclass
 
@@ -12,22 +12,31 @@ def colours(text):
     return np.array([list(bytes.fromhex(c)) for c in text.split()]) / 255
 
 
+def palettes(seen, unseen):
+    """The colours of each world, and for scenes beyond both: all colours that cannot be taken for an unseen one."""
+    grid = np.stack(np.meshgrid(*3 * [np.linspace(0.05, 0.95, 7)], indexing="ij"), -1).reshape(-1, 3)
+    return {"seen": colours(seen), "unseen": colours(unseen), "beyond": unlike(grid, colours(unseen), 0.2)}
+
+
+def unlike(table, others, apart=0.42):
+    """The rows that cannot be taken for any of the other colours, one or several."""
+    return table[(np.abs(table[:, None] - others).sum(-1) > apart).all(1)]
+
+
 SKIN = colours("ffe0cc f6cdb0 eab896 d9a07a c18a60 a9714b 8d5a3a 6f452c 553320 fad7bd e3ad88")
 HAIR = colours("17120f 2b1d14 45301f 6b4526 8c5f34 b58a4c d8b676 a34a22 7c7c80 d9d9dc 231a1a")
 SHOES = colours("1c1c1f 34302c 5a3a24 f2f2ef 8e1f22 24406e d7d2c8 3b5d3a")
-CLOTHES = {
-    "seen": colours(
+CLOTHES = palettes(
+    seen=(
         "c0392b e67e22 f1c40f 27ae60 16a085 2980b9 1f3a5f 8e44ad d95f8c f5f5f0 d9cfbd 7f8c8d 34495e 22252a 795548 "
         "a3b86c 6fb7d6 e8a598 4b6043 b03a60"
     ),
-    "unseen": colours(
-        "7b1e3b ff6f59 ffd9a0 bada55 00695c 00b8d4 3949ab 6a1b9a f8bbd0 cfd8dc 9e7b4f 4e342e 101828 e0e0d0"
-    ),
-}
-TROUSERS = {
-    "seen": colours("23324f 2f4a75 4d6b96 1d1e22 3b3b3f 6b6256 8a7a5e c2b08d 4a5240 7a2f2f e6e2d8 5d6d7e 27496d"),
-    "unseen": colours("0d2b45 544e68 8d697a 203a27 b0a990 6b705c 3d0c11 a5a58d 1a1423 d6ccc2"),
-}
+    unseen=("7b1e3b ff6f59 ffd9a0 bada55 00695c 00b8d4 3949ab 6a1b9a f8bbd0 cfd8dc 9e7b4f 4e342e 101828 e0e0d0"),
+)
+TROUSERS = palettes(
+    seen="23324f 2f4a75 4d6b96 1d1e22 3b3b3f 6b6256 8a7a5e c2b08d 4a5240 7a2f2f e6e2d8 5d6d7e 27496d",
+    unseen="0d2b45 544e68 8d697a 203a27 b0a990 6b705c 3d0c11 a5a58d 1a1423 d6ccc2",
+)
 HAIRCUTS = ("short", "crop", "long", "bob", "bun", "tail", "bald", "cap", "curls")
 
 
@@ -57,11 +66,6 @@ class Outfit:
 def pick(rng, table):
     """A random row."""
     return table[int(rng.integers(len(table)))]
-
-
-def unlike(table, colour):
-    """The rows that cannot be taken for this colour."""
-    return table[np.abs(table - colour).sum(1) > 0.42]
 
 
 def draw_outfit(rng, world="seen", child=False):
