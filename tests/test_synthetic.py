@@ -562,6 +562,16 @@ def test_a_share_of_crops_is_beyond():
     assert set(chosen) == {"seen", "beyond"} and 40 < chosen.count("beyond") < 80
 
 
+def test_a_picture_in_which_nobody_can_be_seen_is_drawn_anew():
+    """A camera 12 cm above the ground behind a box: a training must not end there."""
+    random = scenes.generator(3, "train", "seen", 3235)
+    assert random.random() < 0.5
+    view, actors = scenes.lay_out(random, "beyond")
+    assert [scenes.person(view, actor, i) for i, actor in enumerate(actors)][0] is None
+    _, keypoints, boxes, areas = synthetic.batch(3, [3235], size=(64, 48), whom="any", beyond=0.5)
+    assert (keypoints[0, :, 2] == 2).any() and areas[0] > 0 and (boxes[0, 2:] > 0).all()
+
+
 def test_crops_of_any_of_a_pictures_people():
     """A second person's crop is of the same world, and of each picture with one person it is the first one's."""
     alone, company = [], []

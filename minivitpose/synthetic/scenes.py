@@ -304,9 +304,11 @@ def crop_of(seed, split, world, index, size, jitter=0.0, margin=1.0, whom="first
     box, area. whom, beyond: as for ``batch``; where nothing can be seen of the one who was drawn, it is the first.
     """
     rng = generator(seed, split, world, index)
-    view, actors = lay_out(rng, "beyond" if beyond and rng.random() < beyond else world)
-    chosen = int(rng.integers(len(actors))) if whom == "any" else 0
-    found = person(view, actors[chosen], chosen) or person(view, actors[0], 0)
+    found = None
+    while found is None:  # a thing may hide the only person; then it is another picture
+        view, actors = lay_out(rng, "beyond" if beyond and rng.random() < beyond else world)
+        chosen = int(rng.integers(len(actors))) if whom == "any" else 0
+        found = person(view, actors[chosen], chosen) or person(view, actors[0], 0)
     centre, scale = (np.array(pair) for pair in centre_and_scale(found.box, size))
     if jitter:  # as if the box came from a detector
         centre = centre + scale / 4 * jitter * rng.uniform(-1, 1, 2)
