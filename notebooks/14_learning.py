@@ -844,7 +844,7 @@ teach.say(
 # %% [markdown]
 # The bundled model saw many more crops, each changed at random, for much longer. (Its crops have four times the pixels,
 # so its losses cannot be compared with the others.) Where both curves stay together, what is learnt holds for new
-# crops, too. The leap up is where it was trained on: at a high rate again, and with cameras that it had not met.
+# crops, too. The two leaps up are where it was trained on: at a high rate again, and on scenes that it had not met.
 #
 # ## What it sees while it learns
 #
@@ -900,6 +900,7 @@ figure
 # ```
 # minivitpose train --config docs/mini.toml --out runs/mini        # as the bundled model was trained
 # minivitpose train --config docs/mini-2.toml --out runs/mini-2    # and on from there
+# minivitpose train --config docs/mini-3.toml --out runs/mini-3
 # minivitpose train --out runs/mine --weights vitpose-b-coco.pth \
 #     --annotations people.json --images pictures --keypoints 5    # on from a checkpoint, with other keypoints
 # ```
