@@ -292,7 +292,8 @@ for block in range(8):
 counted = seen[:24] & (scores[:24] > np.median(scores[:24]))  # joints that the whole model is sure of
 
 rows, columns = [f"block {i}" for i in range(8)], [*(f"head {h}" for h in range(3)), "all heads", "MLP"]
-figures.numbers(moved[..., counted].mean(-1), rows, columns, "How far joints move, pixels of 256 x 192 (mean)", 1)
+title = "How far joints move, pixels (yellow: 10 or more)"
+figures.numbers(moved[..., counted].mean(-1), rows, columns, title, 1, top=10)
 
 # %%
 figures.numbers(lost[..., counted].mean(-1), rows, columns, "How much of its score a joint loses (mean)")

@@ -125,13 +125,15 @@ def over_crop(crop, maps, titles=None, token=None, columns=6, height=210, title=
     return figure
 
 
-def numbers(matrix, rows=None, columns=None, title="", digits=2, colours=VALUES, width=None, name="numbers"):
-    """A small matrix with its values written into the cells: (m, n) of at most about 12 x 16 numbers."""
+def numbers(matrix, rows=None, columns=None, title="", digits=2, colours=VALUES, width=None, name="numbers", top=None):
+    """A small matrix with its values written into the cells: (m, n) of at most about 12 x 16 numbers. top: the value
+    from which on the colour stays the same, where one cell would leave all others dark.
+    """
     matrix = np.atleast_2d(matrix)
     m, n = matrix.shape
     figure = canvas(width or min(WIDTH, 120 + 62 * n), 60 + 34 * m, name)
     axes = figure.subplots()
-    image = axes.imshow(matrix, cmap=colours, aspect="auto")
+    image = axes.imshow(matrix, cmap=colours, aspect="auto", vmax=top)
     for i in range(m):
         for j in range(n):
             r, g, b, _ = image.cmap(image.norm(matrix[i, j]))
