@@ -90,6 +90,12 @@ def test_curves_in_order_run_from_dark_to_light():
     assert len(light) == 12 and light == sorted(light) and light[-1] > light[0] + 0.1
 
 
+def test_a_top_keeps_one_large_number_from_leaving_all_others_dark():
+    matrix = np.array([[0.0, 1.0, 2.0], [3.0, 10.0, 500.0]])
+    shades = [figures.numbers(matrix, top=top).axes[0].get_images()[0].norm(matrix) for top in (None, 10)]
+    assert shades[0][1, 1] < 0.03 and shades[1][1, 1] == 1 and shades[1][0, 2] == 0.2
+
+
 def test_figures_show_and_save_themselves(example, tmp_path):
     figures.drawn.clear()
     shown = list(every_figure(example))
