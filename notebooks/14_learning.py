@@ -845,6 +845,7 @@ teach.say(
 # The bundled model saw many more crops, each changed at random, for much longer. (Its crops have four times the pixels,
 # so its losses cannot be compared with the others.) Where both curves stay together, what is learnt holds for new
 # crops, too. The two leaps up are where it was trained on: at a high rate again, and on scenes that it had not met.
+# After the second, half of what it learns from is harder than the new crops, so there the solid line is the higher one.
 #
 # ## What it sees while it learns
 #
