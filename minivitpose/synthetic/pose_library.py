@@ -283,7 +283,6 @@ POSES = {
     jumping: 0.08,
     lying: 0.05,
 }  # how often each is drawn
-EVEN = dict.fromkeys(POSES, 1.0)
 
 
 def draw_stance(rng, build, chances=POSES):

@@ -15,7 +15,7 @@ from minivitpose.synthetic.body import about_z, draw_build, joints
 from minivitpose.synthetic.camera import extent, extents, look
 from minivitpose.synthetic.figure import figure
 from minivitpose.synthetic.paint import paint
-from minivitpose.synthetic.pose_library import EVEN, POSES, draw_stance
+from minivitpose.synthetic.pose_library import POSES, draw_stance
 from minivitpose.synthetic.render import World, draw, exposure, first_hits, hidden
 from minivitpose.synthetic.solids import FLAT, ORIGIN, OWNER, box, cone, table
 from minivitpose.synthetic.stage import FURNITURE, draw_stage, seat
@@ -33,6 +33,7 @@ CAMERAS = {
     "unseen": (((20, 30), (58, 70)), ((0.3, 0.7), (2.2, 3.2))),
     "beyond": (((14, 20), (32, 56), (70, 78)), ((0.12, 0.3), (3.2, 4.2))),
 }
+CHANCES = {"seen": POSES, "unseen": POSES, "beyond": dict.fromkeys(POSES, 1.0)}  # of each pose
 NOBODY = -1  # the owner of things
 # Metres by which the person's own surface may lie before a joint that still counts as visible
 TOLERANCE = np.array(
@@ -96,7 +97,7 @@ def draw_actor(rng, world, owner):
     """A random person who does something, standing about (0, 0) and facing +y before a random turn; and their seat."""
     child = rng.random() < 0.18
     build, outfit = draw_build(rng, child), draw_outfit(rng, world, child)
-    stance = draw_stance(rng, build, EVEN if world == "beyond" else POSES)
+    stance = draw_stance(rng, build, CHANCES[world])
     if outfit.skirt and stance.name not in ("standing", "walking", "reaching"):  # a stiff skirt would stand off
         outfit = replace(outfit, skirt=0.0, leg=min(2 * outfit.skirt, 0.95))
     yaw = rng.uniform(-80, 80) + 180 if rng.random() < 0.6 else rng.uniform(-180, 180)
@@ -301,11 +302,12 @@ def everybody(view, actors):
 
 def crop_of(seed, split, world, index, size, jitter=0.0, margin=1.0, whom="first", beyond=0.0):
     """One of a picture's people in the crop that the pipeline would cut: a function that draws the pixels, keypoints,
-    box, area. whom, beyond: as for ``batch``; where nothing can be seen of the one who was drawn, it is the first.
+    box, area. whom, beyond: as for ``batch``; where nothing can be seen of the one who was drawn, it is the first, and
+    where nothing of the first either, another picture is laid out.
     """
     rng = generator(seed, split, world, index)
     found = None
-    while found is None:  # a thing may hide the only person; then it is another picture
+    while found is None:
         view, actors = lay_out(rng, "beyond" if beyond and rng.random() < beyond else world)
         chosen = int(rng.integers(len(actors))) if whom == "any" else 0
         found = person(view, actors[chosen], chosen) or person(view, actors[0], 0)

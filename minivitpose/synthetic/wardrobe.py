@@ -13,7 +13,7 @@ def colours(text):
 
 
 def palettes(seen, unseen):
-    """The colours of each world, and for scenes beyond both: all colours that cannot be taken for an unseen one."""
+    """{world: colours (n, 3)}; for scenes beyond both worlds a grid of all colours but those near an unseen one."""
     grid = np.stack(np.meshgrid(*3 * [np.linspace(0.05, 0.95, 7)], indexing="ij"), -1).reshape(-1, 3)
     return {"seen": colours(seen), "unseen": colours(unseen), "beyond": unlike(grid, colours(unseen), 0.2)}
 
@@ -31,7 +31,7 @@ CLOTHES = palettes(
         "c0392b e67e22 f1c40f 27ae60 16a085 2980b9 1f3a5f 8e44ad d95f8c f5f5f0 d9cfbd 7f8c8d 34495e 22252a 795548 "
         "a3b86c 6fb7d6 e8a598 4b6043 b03a60"
     ),
-    unseen=("7b1e3b ff6f59 ffd9a0 bada55 00695c 00b8d4 3949ab 6a1b9a f8bbd0 cfd8dc 9e7b4f 4e342e 101828 e0e0d0"),
+    unseen="7b1e3b ff6f59 ffd9a0 bada55 00695c 00b8d4 3949ab 6a1b9a f8bbd0 cfd8dc 9e7b4f 4e342e 101828 e0e0d0",
 )
 TROUSERS = palettes(
     seen="23324f 2f4a75 4d6b96 1d1e22 3b3b3f 6b6256 8a7a5e c2b08d 4a5240 7a2f2f e6e2d8 5d6d7e 27496d",

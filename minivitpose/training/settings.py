@@ -23,8 +23,8 @@ class Settings:
     weights: any checkpoint to start from, or empty for a new model of the sizes below it. keypoints: 0 keeps those of
     the checkpoint; another number makes a new last layer. frozen: beginnings of the names of parameters that stay.
     annotations: a COCO file, and images the folder of its pictures; empty: the mannequin world, whose scenes never end,
-    and each of which serves ``reuse`` times, cut in other ways. beyond: the share of its scenes with cameras, places
-    and clothes beyond those of the worlds "seen" and "unseen". validation: a COCO file of people who are not learnt
+    and each of which serves ``reuse`` times, cut in other ways. beyond: the share of its scenes whose cameras, places,
+    clothes and poses are beyond the worlds "seen" and "unseen". validation: a COCO file of people who are not learnt
     from, and validation_images their folder, if it is another. rate: the learning rate at its highest; the optimiser
     "muon" takes ``matrix_rate`` times as much for hidden matrices; with the schedule "linear" it stays for the share
     ``stay`` of all steps. average: the share of the old that the averaged weights keep at each step; 0 for none.
