@@ -844,8 +844,8 @@ teach.say(
 # %% [markdown]
 # The bundled model saw many more crops, each changed at random, for much longer. (Its crops have four times the pixels,
 # so its losses cannot be compared with the others.) Where both curves stay together, what is learnt holds for new
-# crops, too. The two leaps up are where it was trained on: at a high rate again, and on scenes that it had not met.
-# After the second, half of what it learns from is harder than the new crops, so there the solid line is the higher one.
+# crops, too. The leaps up are where it was trained on: at a high rate again, at first on scenes that it had not met.
+# After the second leap, half of what it learns from is harder than the new crops, so the solid line is the higher one.
 #
 # ## What it sees while it learns
 #
@@ -902,6 +902,7 @@ figure
 # minivitpose train --config docs/mini.toml --out runs/mini        # as the bundled model was trained
 # minivitpose train --config docs/mini-2.toml --out runs/mini-2    # and on from there
 # minivitpose train --config docs/mini-3.toml --out runs/mini-3
+# minivitpose train --config docs/mini-4.toml --out runs/mini-4
 # minivitpose train --out runs/mine --weights vitpose-b-coco.pth \
 #     --annotations people.json --images pictures --keypoints 5    # on from a checkpoint, with other keypoints
 # ```
