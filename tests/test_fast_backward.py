@@ -486,24 +486,25 @@ def pytorchs_gradients(model, batch, dtype, half=False):
     return {name: p.grad.numpy() for name, p in module.named_parameters()}
 
 
-def worst_ratio(model, batch):
-    """For each parameter the rms error of its gradient by PyTorch's own float32 error: (the largest, the median)."""
+def error_ratios(model, batch):
+    """For each parameter the rms error of its gradient by PyTorch's own float32 error."""
     ours = flatten(loss_and_gradients(model, *batch)[1])
     theirs, truth = (pytorchs_gradients(model, batch, dtype) for dtype in ("float32", "float64"))
-    ratios = {name: off(ours[name], truth[name]) / off(theirs[name], truth[name]) for name in truth}
-    worst = max(ratios, key=ratios.get)
-    print(f"{model.config.variant}: worst {ratios[worst]:.2f} ({worst}), median {np.median(list(ratios.values())):.2f}")
-    return ratios[worst], np.median(list(ratios.values()))
+    return {name: off(ours[name], truth[name]) / off(theirs[name], truth[name]) for name in truth}
 
 
 @pytest.mark.reference
 @pytest.mark.parametrize("variant, batch", [("mini", 4), ("S", 2)])
 def test_float32_gradients_are_as_exact_as_pytorch(variant, batch):
+    """The geometric mean over batches: in one, PyTorch's error may be small, or a ReLU's sign differ, by chance."""
     model = load("mini" if variant == "mini" else state_dict_for(variant_config(variant)), "numba")
     assert fast.supports(model)
-    worst, median = worst_ratio(model, batch_for(model, batch))
+    found = [error_ratios(model, batch_for(model, batch, seed)) for seed in range(6)]
     fast.free()
-    assert worst <= 1.5
+    ratios = {name: np.exp(np.mean([np.log(each[name]) for each in found])) for name in found[0]}
+    worst, median = max(ratios, key=ratios.get), np.median(list(ratios.values()))
+    print(f"{variant}: worst {ratios[worst]:.2f} ({worst}), median {median:.2f}")
+    assert ratios[worst] <= 1.5
     assert median <= 1.1
 
 
