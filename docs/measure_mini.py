@@ -36,7 +36,7 @@ def held_out(world, scenes, seed):
 
 
 def boxes_off(scene, i, off):
-    """The people's boxes, moved by at most half of ``off`` of their width and height, and as much larger or smaller."""
+    """The people's boxes, larger or smaller by a share of at most ``off``, and moved by at most half of it each way."""
     boxes, rng = np.array([person.box for person in scene.people]), np.random.default_rng(i)
     shift, share = rng.uniform(-off / 2, off / 2, (len(boxes), 2)), 1 + rng.uniform(-off, off, (len(boxes), 1))
     size = boxes[:, 2:]
@@ -53,7 +53,7 @@ def measure(model, world, scenes, seed, off):
         height, width = scene.image.shape[:2]
         people = [annotation(person, i) for person in scene.people]
         entries.append(({"id": i, "file_name": str(i), "height": height, "width": width}, people))
-        boxes = boxes_off(scene, i, off) if off else [person.box for person in scene.people]
+        boxes = boxes_off(scene, i, off)
         for flip, found in results.items():
             poses = estimate(model, scene.image, boxes, flip=flip)
             found += [coco_result(i, pose.keypoints, pose.scores, pose.score) for pose in poses]
