@@ -496,16 +496,16 @@ def error_ratios(model, batch):
 @pytest.mark.reference
 @pytest.mark.parametrize("variant, batch", [("mini", 4), ("S", 2)])
 def test_float32_gradients_are_as_exact_as_pytorch(variant, batch):
-    """The geometric mean over batches: in one, PyTorch's error may be small, or a ReLU's sign differ, by chance."""
+    """The geometric mean over batches: in a single one the worst of mini's ratios is anything from 0.7 to 2.7."""
     model = load("mini" if variant == "mini" else state_dict_for(variant_config(variant)), "numba")
     assert fast.supports(model)
-    found = [error_ratios(model, batch_for(model, batch, seed)) for seed in range(6)]
+    found = [error_ratios(model, batch_for(model, batch, seed)) for seed in range(12)]
     fast.free()
     ratios = {name: np.exp(np.mean([np.log(each[name]) for each in found])) for name in found[0]}
     worst, median = max(ratios, key=ratios.get), np.median(list(ratios.values()))
     print(f"{variant}: worst {ratios[worst]:.2f} ({worst}), median {median:.2f}")
-    assert ratios[worst] <= 1.5
-    assert median <= 1.1
+    assert ratios[worst] <= 1.25
+    assert median <= 1
 
 
 @pytest.mark.reference
