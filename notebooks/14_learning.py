@@ -900,9 +900,6 @@ figure
 #
 # ```
 # minivitpose train --config docs/mini.toml --out runs/mini        # as the bundled model was trained
-# minivitpose train --config docs/mini-2.toml --out runs/mini-2    # and on from there
-# minivitpose train --config docs/mini-3.toml --out runs/mini-3
-# minivitpose train --config docs/mini-4.toml --out runs/mini-4
 # minivitpose train --out runs/mine --weights vitpose-b-coco.pth \
 #     --annotations people.json --images pictures --keypoints 5    # on from a checkpoint, with other keypoints
 # ```

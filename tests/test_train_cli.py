@@ -86,6 +86,23 @@ def test_killed_in_the_middle_it_ends_bitwise_where_it_would_have(config):
     assert all(np.array_equal(x, b[name]) for name, x in a.items())
 
 
+def test_parts_are_one_training(config, capsys):
+    (config / "tiny.toml").write_text(TINY + "[[parts]]\nsteps = 3\n[[parts]]\nsteps = 2\nbatch = 1\nrotation = 0\n")
+    assert train() == 0
+    out, err = capsys.readouterr()
+    assert "written: run/weights.npz, step 5 of 5" in out and "8.00/8.00" in err
+    rows = list(csv.DictReader((config / "run" / "log.csv").read_text().splitlines()))
+    assert [row["step"] for row in rows] == ["3", "5"]
+    assert main(["train", "--config", "run/settings.toml", "--out", "again", "--engine", "numpy"]) == 0
+    a, b = (dict(np.load(config / name / "weights.npz")) for name in ("run", "again"))
+    assert all(np.array_equal(x, b[name]) for name, x in a.items())
+    (config / "tiny.toml").write_text((config / "tiny.toml").read_text() + "[[parts]]\nsteps = 1\n")
+    capsys.readouterr()
+    assert train() == 0
+    out, err = capsys.readouterr()
+    assert "going on from step 5 of 6" in err and "written: run/weights.npz, step 6 of 6" in out
+
+
 def test_two_at_once_in_one_folder_are_refused(config, capsys):
     (config / "run").mkdir()
     with alone_in("run"):

@@ -32,9 +32,12 @@ def source(step):
     return images, targets, np.ones((2, 5), np.float32)
 
 
-def training(folder, settings=SETTINGS, batches=source):
+def training(folder, *parts, batches=source):
+    def data(settings):
+        return batches, [source(10**6)]
+
     config = small_config()
-    return Training(folder, settings, nest(state_dict_for(config)), config, batches, [source(10**6)], engine="numpy")
+    return Training(folder, parts or (SETTINGS,), nest(state_dict_for(config)), config, data, engine="numpy")
 
 
 def end_of(folder):
@@ -74,11 +77,11 @@ def test_a_setting_that_a_checkpoint_does_not_know_stood_at_its_default(tmp_path
     path = tmp_path / "checkpoint.npz"
     arrays = dict(np.load(uninterrupted / "checkpoint.npz"))
     state = json.loads(bytes(arrays["__state__"]))
-    del state["settings"]["validation"], state["settings"]["average"]
+    del state["parts"][0]["validation"], state["parts"][0]["average"]
     np.savez(path, **arrays | {"__state__": np.frombuffer(json.dumps(state).encode(), np.uint8)})
     with pytest.raises(CheckpointError, match="of a training with average = 0.0, not 0.9"):
         training(tmp_path)
-    state["settings"]["average"] = 0.9
+    state["parts"][0]["average"] = 0.9
     np.savez(path, **arrays | {"__state__": np.frombuffer(json.dumps(state).encode(), np.uint8)})
     assert training(tmp_path).step == 45
 
@@ -110,6 +113,66 @@ def test_a_training_that_was_stopped_ends_bitwise_where_one_ends_that_was_not(st
     assert files["log.csv"] == expected_files["log.csv"]
     assert weights.keys() == expected.keys()
     assert all(np.array_equal(x, expected[name]) for name, x in weights.items())
+
+
+PARTS = (
+    replace(SETTINGS, steps=4),
+    replace(SETTINGS, steps=3, seed=4, optimiser="muon", average=0, batch=1),
+    replace(SETTINGS, steps=2, seed=5, rate=1e-3, frozen=("backbone",)),
+)
+
+
+@pytest.fixture(scope="module")
+def in_parts(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("parts")
+    run = training(folder, *PARTS)
+    assert [line["step"] for line in run.run()] == list(range(1, 10))
+    assert run.finished and run.done == 9
+    return folder
+
+
+@pytest.mark.parametrize("stop", range(1, 9))
+def test_a_training_of_parts_stopped_anywhere_ends_with_the_same_bits(stop, in_parts, tmp_path):
+    run = training(tmp_path, *PARTS)
+    for line in run.run():
+        if line["step"] == stop:
+            run.save()
+            break
+    run = training(tmp_path, *PARTS)
+    assert run.done == stop and not run.finished
+    assert [line["step"] for line in run.run()] == list(range(stop + 1, 10))
+    assert end_of(tmp_path)[0] == end_of(in_parts)[0]
+
+
+def test_a_part_begins_as_a_training_from_the_weights_of_the_one_before(in_parts, tmp_path):
+    weights = {}
+    for part in PARTS:
+        config = small_config()
+        params = nest(weights or state_dict_for(config))
+        (tmp_path / str(part.seed)).mkdir()
+        run = Training(tmp_path / str(part.seed), (part,), params, config, lambda _: (source, []), engine="numpy")
+        list(run.run())
+        weights = dict(np.load(tmp_path / str(part.seed) / "weights.npz"))
+    whole = dict(np.load(in_parts / "weights.npz"))
+    assert all(np.array_equal(x, weights[name]) for name, x in whole.items())
+    rows = list(csv.DictReader((in_parts / "log.csv").read_text().splitlines()))
+    assert [(int(row["step"]), float(row["rate"]) > 0, bool(row["validation_loss"])) for row in rows] == [
+        (4, True, True),
+        (7, True, True),
+        (9, True, True),
+    ]
+
+
+def test_parts_to_come_may_change_or_be_added_those_begun_may_not(in_parts, tmp_path):
+    (tmp_path / "checkpoint.npz").write_bytes((in_parts / "checkpoint.npz").read_bytes())
+    more = replace(SETTINGS, steps=2, seed=6)
+    run = training(tmp_path, *PARTS, more)
+    assert run.done == 9 and not run.finished
+    assert [line["step"] for line in run.run()] == [10, 11]
+    with pytest.raises(CheckpointError, match="is of a training with 4 parts begun, not 3"):
+        training(tmp_path, *PARTS)
+    with pytest.raises(CheckpointError, match="is of a training with rate = 0.001 in part 3, not 0.002"):
+        training(tmp_path, *PARTS[:2], replace(PARTS[2], rate=2e-3), more)
 
 
 def test_the_averaged_weights_are_the_ones_that_are_saved(uninterrupted):
@@ -161,9 +224,29 @@ def test_accuracy_counts_joints_near_their_target():
 
 def test_settings_as_a_file(tmp_path):
     path = tmp_path / "a.toml"
-    path.write_text(as_toml(replace(SETTINGS, frozen=("backbone.patch_embed",), weights='a "b" \\ c')))
-    assert read_settings(path) == replace(SETTINGS, frozen=("backbone.patch_embed",), weights='a "b" \\ c')
-    assert read_settings(path, steps=7, rate=None).steps == 7
+    settings = replace(SETTINGS, frozen=("backbone.patch_embed",), weights='a "b" \\ c')
+    path.write_text(as_toml((settings,)))
+    assert read_settings(path) == (settings,) and "parts" not in path.read_text()
+    assert read_settings(path, steps=7, rate=None) == (replace(settings, steps=7),)
+
+
+def test_parts_as_a_file(tmp_path):
+    path = tmp_path / "a.toml"
+    path.write_text("batch = 8\nrotation = 10\nseed = 5\n[[parts]]\nsteps = 3\n[[parts]]\nsteps = 4\nrotation = 0\n")
+    parts = read_settings(path)
+    assert parts == (
+        Settings(batch=8, rotation=10.0, seed=5, steps=3),
+        Settings(batch=8, rotation=0.0, seed=6, steps=4),
+    )
+    path.write_text(as_toml(parts))
+    assert read_settings(path) == parts
+    assert path.read_text().endswith(
+        "\n[[parts]]\nrotation = 10.0\nsteps = 3\n\n[[parts]]\nrotation = 0.0\nsteps = 4\n"
+    )
+    assert [(part.steps, part.seed, part.rotation) for part in read_settings(path, steps=2, seed=0)] == [
+        (2, 0, 10.0),
+        (2, 1, 0.0),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -177,6 +260,13 @@ def test_settings_as_a_file(tmp_path):
         ("schedule = 'wave'", "schedule: expected 'cosine'"),
         ("steps = true", "steps: expected int, found True"),
         ("steps =", "expected a TOML file with settings"),
+        ("parts = 3", r"a.toml: parts: expected tables that begin with \[\[parts\]\], found 3"),
+        ("parts = []", r"a.toml: parts: expected tables that begin with \[\[parts\]\], found \[\]"),
+        ("[parts]", r"a.toml: parts: expected tables that begin with \[\[parts\]\], found {}"),
+        ("[[parts]]\n[[parts]]\nstepps = 3", "a.toml, part 2: unknown setting 'stepps'; known are weights"),
+        ("[[parts]]\n[[parts]]\nflip = 2", "part 2: flip: expected a number from 0 to 1, found 2"),
+        ("[[parts]]\nseed = 2", r"a.toml, part 1: seed is for the whole training, expected above the first \[\[parts"),
+        ("[[parts]]\n[[parts]]\nweights = 'mini'", "a.toml, part 2: weights is for the whole training"),
     ],
 )
 def test_bad_settings_are_one_line(text, message, tmp_path):

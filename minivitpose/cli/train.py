@@ -15,7 +15,7 @@ CHANGES += ("steps", "batch", "rate", "precision", "seed")
 
 def add(command):
     p = command("train", run, "train a model; stopped at any moment it goes on where it was", EXAMPLE)
-    p.add_argument("--config", metavar="TOML", help="settings; what is given below changes them")
+    p.add_argument("--config", metavar="TOML", help="settings, in parts if wanted; what is given below changes them")
     p.add_argument("--out", type=Path, required=True, metavar="DIR", help="checkpoint, log, curve and weights")
     p.add_argument("--weights", metavar="W", help="start from this checkpoint (default: new weights)")
     p.add_argument("--annotations", metavar="JSON", help="a COCO file with keypoints (default: the mannequin world)")
@@ -49,29 +49,36 @@ def run(options):
     from minivitpose.training.settings import read_settings
 
     changes = {name: getattr(options, name) for name in CHANGES}
-    settings = read_settings(options.config, **changes, frozen=options.frozen and tuple(options.frozen))
+    parts = read_settings(options.config, **changes, frozen=options.frozen and tuple(options.frozen))
+    for settings in parts:
+        check(settings)
+    options.out.mkdir(parents=True, exist_ok=True)
+    with alone_in(options.out):
+        return run_alone(options, parts)
+
+
+def check(settings):
+    """Raises UsageError for settings that do not go together."""
     if bool(settings.annotations) != bool(settings.images):
         raise UsageError("--annotations and --images go together: the people, and the folder of the pictures")
     if settings.validation_images and not settings.validation:
         raise UsageError("--validation-images goes with --validation: the people on these pictures")
     if settings.validation and not settings.annotations:
         raise UsageError("--validation goes with --annotations; the mannequin world has held-out scenes of its own")
-    options.out.mkdir(parents=True, exist_ok=True)
-    with alone_in(options.out):
-        return run_alone(options, settings)
 
 
-def run_alone(options, settings):
+def run_alone(options, parts):
     """``run``, with the folder for itself."""
     from minivitpose.plot import save
     from minivitpose.training.curve import training_curve
     from minivitpose.training.loop import DivergedError
     from minivitpose.training.settings import as_toml
 
-    training = prepare(options, settings)
-    write_text(options.out / "settings.toml", as_toml(settings))
-    if training.step:
-        say(f"going on from step {training.step} of {settings.steps}")
+    training = prepare(options, parts)
+    write_text(options.out / "settings.toml", as_toml(parts))
+    total = sum(part.steps for part in parts)
+    if training.done:
+        say(f"going on from step {training.done} of {total}")
     until = options.minutes and time.monotonic() + 60 * options.minutes
     try:
         follow(training, until)
@@ -81,10 +88,9 @@ def run_alone(options, settings):
     finally:
         if training.lines:
             save(training_curve(training.lines, training.config.describe()), options.out / "curve.png")
-    done = training.step == settings.steps
-    written = options.out / ("weights.npz" if done else "checkpoint.npz")
-    print(f"written: {written}, step {training.step} of {settings.steps}")
-    if not done:
+    written = options.out / ("weights.npz" if training.finished else "checkpoint.npz")
+    print(f"written: {written}, step {training.done} of {total}")
+    if not training.finished:
         print("not all steps are done: the same command goes on")
     return 0
 
@@ -93,16 +99,17 @@ def follow(training, until):
     """Run it, with a bar that shows the last known loss and accuracies."""
     from tqdm import tqdm
 
-    batch, shown = training.settings.batch, {}
-    total, done = training.settings.steps * batch, training.step * batch
+    shown, done = {}, training.step * training.settings.batch
+    done += sum(part.steps * part.batch for part in training.parts[: training.part])
+    total = sum(part.steps * part.batch for part in training.parts)
     with tqdm(total=total, initial=done, unit="crop", unit_scale=True) as bar:
         for line in training.run(until):
-            bar.update(batch)
+            bar.update(training.settings.batch)
             shown |= {name: f"{line[name]:.3g}" for name in SHOWN if name in line}
             bar.set_postfix(shown, refresh=False)
 
 
-def prepare(options, settings):
+def prepare(options, parts):
     """The Training: weights, data and the folder."""
     from minivitpose import load
     from minivitpose.pose.skeletons import skeleton_for
@@ -110,6 +117,7 @@ def prepare(options, settings):
     from minivitpose.training.loop import Training
     from minivitpose.training.start import fresh, with_keypoints
 
+    settings = parts[0]  # in what is asked of them here all parts are alike
     if settings.weights:
         dataset = settings.dataset or None
         of_file = {"num_heads": settings.num_heads or None, "dataset": None if settings.keypoints else dataset}
@@ -121,11 +129,13 @@ def prepare(options, settings):
         config = settings.config
         params = fresh(config, settings.seed)
     skeleton = skeleton_for(config.num_keypoints, config.dataset)
-    if settings.annotations:
+
+    def data(settings):
+        if not settings.annotations:
+            return Mannequins(skeleton, settings, config), list(held_out(skeleton, settings, config))
         source = CocoCrops(settings.annotations, settings.images, skeleton, settings, config, say)
         given = settings.validation, settings.validation_images or settings.images
-        validation = list(held_out_people(*given, skeleton, settings, config, say)) if settings.validation else []
-    else:
-        source = Mannequins(skeleton, settings, config)
-        validation = list(held_out(skeleton, settings, config))
-    return Training(options.out, settings, params, config, source, validation, options.engine)
+        people = held_out_people(*given, skeleton, settings, config, say) if settings.validation else []
+        return source, list(people)
+
+    return Training(options.out, parts, params, config, data, options.engine)

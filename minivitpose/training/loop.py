@@ -51,22 +51,42 @@ class Ahead:
 class Training:
     """A training in a folder: ``for line in training.run(): ...`` does it, in as many pieces as you like.
 
-    The folder holds checkpoint.npz (everything to go on from), log.csv and, at the end, weights.npz.
+    It may have parts: each begins with the weights of the one before, and with an optimiser and a rate of its own. The
+    folder holds checkpoint.npz (everything to go on from), log.csv and weights.npz, of the last part that is done.
     """
 
-    def __init__(self, folder, settings, params, config, source, validation=None, engine="fast"):
-        """source(step) -> (images, targets, target_weight) of a batch; validation: a list of such batches.
+    def __init__(self, folder, parts, params, config, data, engine="fast"):
+        """parts: the Settings of each. data(settings) -> source, validation, of a part.
 
-        Takes up the checkpoint in the folder if there is one. Raises CheckpointError if it is of other settings.
+        source(step) -> (images, targets, target_weight) of a batch; validation: a list of such batches. Takes up the
+        checkpoint in the folder if there is one. Raises CheckpointError if it is of other settings; those of parts
+        that have not begun may change.
         """
-        self.folder, self.settings, self.config = Path(folder), settings, config
-        self.source, self.validation, self.engine = Ahead(source, settings.steps), validation or [], engine
-        self.params = nest({name: np.array(x) for name, x in flatten(params).items()})
-        self.optimiser = new_optimiser(self.params, config, settings)
-        self.average = {name: x.copy() for name, x in flatten(self.params).items()} if settings.average else None
-        self.step, self.lines, self.sums = 0, [], []
+        self.folder, self.parts, self.config, self.data, self.engine = Path(folder), parts, config, data, engine
+        self.params = copied(params)
+        self.lines, self.sums = [], []
         if (self.folder / CHECKPOINT).exists():
             self.restore()
+        else:
+            self.begin(0)
+
+    def begin(self, part):
+        """The start of a part, with the weights that there are."""
+        self.part, self.settings, self.step = part, self.parts[part], 0
+        source, self.validation = self.data(self.settings)
+        self.source = Ahead(source, self.settings.steps)
+        self.optimiser = new_optimiser(self.params, self.config, self.settings)
+        self.average = flatten(copied(self.params)) if self.settings.average else None
+
+    @property
+    def done(self):
+        """The steps that are done, of all parts."""
+        return sum(part.steps for part in self.parts[: self.part]) + self.step
+
+    @property
+    def finished(self):
+        """Nothing is left to do."""
+        return self.part == len(self.parts) - 1 and self.step == self.settings.steps
 
     def run(self, until=None):
         """Do steps until all are done or time.monotonic() is ``until``; -> dict of the numbers of each step."""
@@ -77,9 +97,14 @@ class Training:
                 self.save()
                 saved = time.monotonic()
         self.save()
-        if self.step == self.settings.steps:
-            with replacing(self.folder / WEIGHTS) as file:
-                np.savez(file, **self.weights())
+        if self.step < self.settings.steps:
+            return
+        with replacing(self.folder / WEIGHTS) as file:
+            np.savez(file, **self.weights())
+        if not self.finished:
+            self.params = copied(nest(self.weights()))
+            self.begin(self.part + 1)
+            yield from self.run(until)
 
     def one_step(self):
         """One batch, one update, perhaps a line of the log. -> {name in LOG: number}"""
@@ -105,7 +130,7 @@ class Training:
             for name, x in flat.items():
                 self.average[name] = keep * self.average[name] + (1 - keep) * x if x.dtype.kind == "f" else x.copy()
         self.step += 1
-        line = {"step": self.step, "loss": loss, "rate": rate, "gradient": norm}
+        line = {"step": self.done, "loss": loss, "rate": rate, "gradient": norm}
         if self.step % EVERY == 0:
             found = ViTPose(self.params, self.config, self.engine)(images)
             line["accuracy"] = accuracy(found, targets, weight)
@@ -145,7 +170,7 @@ class Training:
             bad = next((name for name, x in cache.items() if not np.isfinite(x).all()), "the gradients")
         kept = f"the checkpoint of an earlier step is in {self.folder}" if (self.folder / CHECKPOINT).exists() else ""
         return (
-            f"the loss is {loss} at step {self.step}; the first place that is not finite: {bad}; try a smaller rate "
+            f"the loss is {loss} at step {self.done}; the first place that is not finite: {bad}; try a smaller rate "
             f"(it is {self.settings.rate:g}) or a longer warm_up; {kept}"
         )
 
@@ -156,7 +181,8 @@ class Training:
         arrays = {f"param.{name}": x for name, x in flatten(self.params).items()}
         arrays |= {f"average.{name}": x for name, x in (self.average or {}).items()}
         arrays |= {f"optimiser.{name}": x for name, x in self.optimiser.state().items()}
-        state = {"step": self.step, "settings": asdict(self.settings), "lines": self.lines, "sums": self.sums}
+        state = {"part": self.part, "step": self.step, "lines": self.lines, "sums": self.sums}
+        state["parts"] = [asdict(part) for part in self.parts[: self.part + 1]]
         arrays["__state__"] = np.frombuffer(json.dumps(state).encode(), np.uint8)
         with replacing(self.folder / CHECKPOINT) as file:
             np.savez(file, **arrays)
@@ -167,16 +193,14 @@ class Training:
         arrays = read_state_dict(path)
         try:
             state = json.loads(bytes(arrays["__state__"]))
-            stored = asdict(Settings()) | dict(state["settings"])  # a setting that came later stood at its default
-            found, wanted = (json.loads(json.dumps(settings)) for settings in (stored, asdict(self.settings)))
-        except (KeyError, TypeError, ValueError):
+            stored = [asdict(Settings()) | dict(part) for part in state["parts"]]  # what came later was at its default
+            part = range(len(stored))[state["part"]]
+        except (KeyError, TypeError, ValueError, IndexError):
             raise not_ours(path) from None
-        if other := [name for name in wanted if found.get(name) != wanted[name]]:
-            name = other[0]
-            raise CheckpointError(
-                f"{path} is of a training with {name} = {found.get(name)!r}, not {wanted[name]!r}",
-                fix="give the same settings to go on, or another folder to start anew",
-            )
+        if other := difference(stored, json.loads(json.dumps([asdict(part) for part in self.parts]))):
+            fix = "give the same settings to go on, or another folder to start anew"
+            raise CheckpointError(f"{path} is of a training with {other}", fix=fix)
+        self.begin(part)
         try:
             for name, x in flatten(self.params).items():
                 x[...] = arrays[f"param.{name}"]
@@ -193,6 +217,23 @@ class Training:
         with replacing(self.folder / TABLE) as file:
             rows = [",".join(LOG)] + [",".join(format_cell(line.get(name)) for name in LOG) for line in self.lines]
             file.write(("\n".join(rows) + "\n").encode())
+
+
+def copied(params):
+    """Nested parameters that share no memory with ``params``."""
+    return nest({name: np.array(x) for name, x in flatten(params).items()})
+
+
+def difference(found, wanted):
+    """What the settings of the parts that were begun differ in from those wanted, in words; None: in nothing."""
+    if len(found) > len(wanted):
+        return f"{len(found)} parts begun, not {len(wanted)}"
+    for number, (here, there) in enumerate(zip(found, wanted, strict=False), 1):
+        for name, value in there.items():
+            if here.get(name) != value:
+                where = f" in part {number}" if len(wanted) > 1 else ""
+                return f"{name} = {here.get(name)!r}{where}, not {value!r}"
+    return None
 
 
 def not_ours(path):

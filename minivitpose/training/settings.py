@@ -1,7 +1,7 @@
 """Everything that a training depends on, in one TOML file: with it and the same data, the same weights come out."""
 
 import tomllib
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 
 from minivitpose.config import VARIANTS, Config, variant_config
 
@@ -10,6 +10,8 @@ CHOICES = {
     "schedule": ("cosine", "step", "linear", "constant"),
     "precision": ("float32", "bf16"),
 }
+OF_ALL = ("weights", "variant", "embed_dim", "depth", "num_heads", "deconv_filters", "head", "dataset", "keypoints")
+OF_ALL += ("seed",)  # what one part of a training cannot have of its own
 
 
 class SettingsError(ValueError):
@@ -18,7 +20,7 @@ class SettingsError(ValueError):
 
 @dataclass(frozen=True)
 class Settings:
-    """A training. The defaults fine-tune as ViTPose-S was trained, for 256 x 192 crops.
+    """A training, or a part of one. The defaults fine-tune as ViTPose-S was trained, for 256 x 192 crops.
 
     weights: any checkpoint to start from, or empty for a new model of the sizes below it. keypoints: 0 keeps those of
     the checkpoint; another number makes a new last layer. frozen: beginnings of the names of parameters that stay.
@@ -121,7 +123,12 @@ def checked(field, value):
 
 
 def read_settings(path=None, **changes):
-    """Settings from a TOML file, with changes (None changes nothing). Raises SettingsError, in one line."""
+    """The Settings of each part of a training, a tuple, from a TOML file, with changes (None changes nothing).
+
+    Most trainings have one part. A file with tables [[parts]] has one for each: what the table says, else what stands
+    above all tables. Changes hold for every part. Each seed is one above the last, so that no part gets the scenes of
+    another. Raises SettingsError, in one line.
+    """
     found = {}
     if path is not None:
         try:
@@ -129,16 +136,43 @@ def read_settings(path=None, **changes):
                 found = tomllib.load(file)
         except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise SettingsError(f"{path}: expected a TOML file with settings: {error}") from None
-    found |= {name: value for name, value in changes.items() if value is not None}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    tables = found.pop("parts", [{}])
+    if not tables or not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise SettingsError(f"{path}: parts: expected tables that begin with [[parts]], found {tables!r}")
+    check_names(found | changes, path)
+    parts = []
+    for number, table in enumerate(tables, 1):
+        check_names(table, f"{path}, part {number}")
+        if of_all := [name for name in OF_ALL if name in table]:
+            raise SettingsError(
+                f"{path}, part {number}: {of_all[0]} is for the whole training, expected above the first [[parts]]"
+            )
+        try:
+            first = Settings(**found | table | changes)
+        except SettingsError as error:
+            raise SettingsError(f"part {number}: {error}" if len(tables) > 1 else str(error)) from None
+        parts.append(replace(first, seed=first.seed + number - 1))
+    return tuple(parts)
+
+
+def check_names(found, where):
     known = [field.name for field in fields(Settings)]
     if unknown := [name for name in found if name not in known]:
-        raise SettingsError(f"{path}: unknown setting {unknown[0]!r}; known are {', '.join(known)}")
-    return Settings(**found)
+        raise SettingsError(f"{where}: unknown setting {unknown[0]!r}; known are {', '.join(known)}")
 
 
-def as_toml(settings):
-    """The settings as the text of a TOML file."""
-    return "".join(f"{name} = {toml(value)}\n" for name, value in asdict(settings).items())
+def as_toml(parts):
+    """The settings of all parts as the text of a TOML file that read_settings gives them back from."""
+    first, *others = [asdict(part) for part in parts]
+    own = [name for name in first if name not in OF_ALL and any(part[name] != first[name] for part in others)]
+    text = lines({name: value for name, value in first.items() if name not in own})
+    tables = ["\n[[parts]]\n" + lines({name: part[name] for name in own}) for part in (first, *others)]
+    return text + "".join(tables if others else [])
+
+
+def lines(found):
+    return "".join(f"{name} = {toml(value)}\n" for name, value in found.items())
 
 
 def toml(value):
