@@ -101,12 +101,14 @@ class ViTPose:
         return self.fused(images, tap), cache
 
     def astype(self, dtype):
-        """The same model computing in float32 or float64."""
+        """The same model, with the same layers, computing in float32 or float64."""
         params = nest({name: cast(x, dtype) for name, x in self.state_dict().items()})
-        return ViTPose(params, self.config, self.engine)
+        model = ViTPose(params, self.config, self.engine)
+        model.ops = self.ops  # with whatever layers were exchanged in it
+        return model
 
     def with_engine(self, engine, precision=None):
-        """The same weights, run by another engine."""
+        """The same weights, run by another engine, with its own layers."""
         return ViTPose(self.params, self.config, engine, precision)
 
     def state_dict(self):

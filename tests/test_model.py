@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import types
 
 import numpy as np
 import pytest
@@ -256,6 +257,14 @@ def test_dtype_of_the_file_becomes_the_dtype_asked_for(dtype):
     assert mvp.load(state, num_heads=3, dtype=np.float64).astype("float32").dtype == np.float32
     with pytest.raises(ValueError, match="float32 or float64"):
         mvp.load(state, num_heads=3, dtype="float16")
+
+
+def test_another_dtype_keeps_the_layers_that_were_exchanged():
+    model = small_model(dtype="float32")
+    model.ops = types.SimpleNamespace(**vars(layers) | {"keypoint_head": lambda x, **_: 0 * x})
+    exact = model.astype("float64")
+    assert not exact(images_for(exact)).any()
+    assert model.with_engine("numpy").ops is layers
 
 
 @pytest.mark.parametrize("source", [7, None, [1, 2]])

@@ -149,10 +149,10 @@ def read_settings(path=None, **changes):
                 f"{path}, part {number}: {of_all[0]} is for the whole training, expected above the first [[parts]]"
             )
         try:
-            first = Settings(**found | table | changes)
+            part = Settings(**found | table | changes)
         except SettingsError as error:
             raise SettingsError(f"part {number}: {error}" if len(tables) > 1 else str(error)) from None
-        parts.append(replace(first, seed=first.seed + number - 1))
+        parts.append(replace(part, seed=part.seed + number - 1))
     return tuple(parts)
 
 
