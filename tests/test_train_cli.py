@@ -15,6 +15,7 @@ import minivitpose as mvp
 from minivitpose.cli import main
 from minivitpose.files import alone_in
 from minivitpose.training import fast
+from minivitpose.training.curve import training_curve
 from models import small_config, state_dict_for
 
 TINY = """
@@ -101,6 +102,12 @@ def test_parts_are_one_training(config, capsys):
     assert train() == 0
     out, err = capsys.readouterr()
     assert "going on from step 5 of 6" in err and "written: run/weights.npz, step 6 of 6" in out
+
+
+def test_the_curve_shows_where_a_part_begins():
+    figure = training_curve([{"step": step, "loss": 1 / step} for step in (2, 4, 6)], ends=(4, 6))
+    for axes in figure.axes:
+        assert [list(line.get_xdata()) for line in axes.lines if line.get_linestyle() == ":"] == [[4, 4]]
 
 
 def test_two_at_once_in_one_folder_are_refused(config, capsys):

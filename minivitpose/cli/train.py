@@ -2,6 +2,7 @@
 
 import argparse
 import time
+from itertools import accumulate
 from pathlib import Path
 
 from minivitpose.cli.options import UsageError, say
@@ -87,7 +88,8 @@ def run_alone(options, parts):
         return 1
     finally:
         if training.lines:
-            save(training_curve(training.lines, training.config.describe()), options.out / "curve.png")
+            ends = list(accumulate(part.steps for part in parts))
+            save(training_curve(training.lines, training.config.describe(), ends), options.out / "curve.png")
     written = options.out / ("weights.npz" if training.finished else "checkpoint.npz")
     print(f"written: {written}, step {training.done} of {total}")
     if not training.finished:

@@ -5,8 +5,11 @@ from minivitpose.plot import GREY, INK, new_figure
 TRAINED, HELD_OUT = "#0072B2", "#D55E00"  # Okabe and Ito: blue and vermilion differ for every eye
 
 
-def training_curve(lines, title=""):
-    """A Figure of the lines of a log, dicts with the names in loop.LOG; save it with plot.save."""
+def training_curve(lines, title="", ends=()):
+    """A Figure of the lines of a log, dicts with the names in loop.LOG; save it with plot.save.
+
+    ends: the steps at which parts of the training end; a dotted line stands where the next one begins.
+    """
     figure = new_figure(1000, 420, dpi=100)
     left, right = figure.subplots(1, 2)
     show(left, lines, "loss", "validation_loss", "loss (mean squared error of the heatmaps)")
@@ -14,6 +17,10 @@ def training_curve(lines, title=""):
     left.legend(frameon=False)  # here, since a short training has no accuracy yet
     show(right, lines, "accuracy", "validation_accuracy", "share of joints within 1/20 of the crop")
     right.set_ylim(0, 1)
+    for end in ends:
+        if end < max(line["step"] for line in lines):
+            left.axvline(end, color=GREY, linestyle=":", linewidth=1)
+            right.axvline(end, color=GREY, linestyle=":", linewidth=1)
     figure.suptitle(title, fontsize=11, color=INK)
     figure.tight_layout()
     return figure
