@@ -14,7 +14,7 @@ from PIL import Image
 import minivitpose as mvp
 from minivitpose.cli import main
 from minivitpose.files import alone_in
-from minivitpose.training import fast
+from minivitpose.training import data, fast
 from minivitpose.training.curve import training_curve
 from models import small_config, state_dict_for
 
@@ -99,9 +99,17 @@ def test_parts_are_one_training(config, capsys):
     assert all(np.array_equal(x, b[name]) for name, x in a.items())
     (config / "tiny.toml").write_text((config / "tiny.toml").read_text() + "[[parts]]\nsteps = 1\n")
     capsys.readouterr()
+    assert train("--rate", "0.001") == 2 and "rate = 0.0005 in part 1, not 0.001" in capsys.readouterr().err
     assert train() == 0
     out, err = capsys.readouterr()
     assert "going on from step 5 of 6" in err and "written: run/weights.npz, step 6 of 6" in out
+
+
+def test_all_parts_look_at_the_same_held_out_scenes(config, monkeypatch):
+    seeds = []
+    monkeypatch.setattr(data, "held_out", lambda skeleton, settings, config: seeds.append(settings.seed) or [])
+    (config / "tiny.toml").write_text(TINY + "seed = 3\n[[parts]]\nsteps = 1\n[[parts]]\nsteps = 1\n")
+    assert train() == 0 and seeds == [3, 3]
 
 
 def test_the_curve_shows_where_a_part_begins():

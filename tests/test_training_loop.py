@@ -118,7 +118,7 @@ def test_a_training_that_was_stopped_ends_bitwise_where_one_ends_that_was_not(st
 PARTS = (
     replace(SETTINGS, steps=4),
     replace(SETTINGS, steps=3, seed=4, optimiser="muon", average=0, batch=1),
-    replace(SETTINGS, steps=2, seed=5, rate=1e-3, frozen=("backbone",)),
+    replace(SETTINGS, steps=3, seed=5, rate=1e-3, frozen=("backbone",), blend=0.25),
 )
 
 
@@ -126,12 +126,12 @@ PARTS = (
 def in_parts(tmp_path_factory):
     folder = tmp_path_factory.mktemp("parts")
     run = training(folder, *PARTS)
-    assert [line["step"] for line in run.run()] == list(range(1, 10))
-    assert run.finished and run.done == 9
+    assert [line["step"] for line in run.run()] == list(range(1, 11))
+    assert run.finished and run.done == 10
     return folder
 
 
-@pytest.mark.parametrize("stop", range(1, 9))
+@pytest.mark.parametrize("stop", range(1, 10))
 def test_a_training_of_parts_stopped_anywhere_ends_with_the_same_bits(stop, in_parts, tmp_path):
     run = training(tmp_path, *PARTS)
     for line in run.run():
@@ -140,7 +140,7 @@ def test_a_training_of_parts_stopped_anywhere_ends_with_the_same_bits(stop, in_p
             break
     run = training(tmp_path, *PARTS)
     assert run.done == stop and not run.finished
-    assert [line["step"] for line in run.run()] == list(range(stop + 1, 10))
+    assert [line["step"] for line in run.run()] == list(range(stop + 1, 11))
     assert end_of(tmp_path)[0] == end_of(in_parts)[0]
 
 
@@ -159,16 +159,32 @@ def test_a_part_begins_as_a_training_from_the_weights_of_the_one_before(in_parts
     assert [(int(row["step"]), float(row["rate"]) > 0, bool(row["validation_loss"])) for row in rows] == [
         (4, True, True),
         (7, True, True),
-        (9, True, True),
+        (10, True, True),
     ]
+
+
+def test_what_a_part_ends_with_is_blended_with_what_it_began_with(tmp_path):
+    settings = replace(SETTINGS, steps=3)
+    ends = {}
+    for blend in (0, 0.25):
+        (tmp_path / str(blend)).mkdir()
+        run = training(tmp_path / str(blend), replace(settings, blend=blend))
+        list(run.run())
+        ends[blend] = dict(np.load(tmp_path / str(blend) / "weights.npz"))
+    for name, x in state_dict_for(small_config()).items():
+        expected = 0.25 * x + 0.75 * ends[0][name] if x.dtype.kind == "f" else ends[0][name]
+        assert np.allclose(ends[0.25][name], expected, rtol=1e-6, atol=1e-7), name
+        assert x.dtype == ends[0.25][name].dtype
+    moved = [np.abs(ends[0.25][name] - x).max() for name, x in ends[0].items()]
+    assert max(moved) > 1e-3
 
 
 def test_parts_to_come_may_change_or_be_added_those_begun_may_not(in_parts, tmp_path):
     (tmp_path / "checkpoint.npz").write_bytes((in_parts / "checkpoint.npz").read_bytes())
     more = replace(SETTINGS, steps=2, seed=6)
     run = training(tmp_path, *PARTS, more)
-    assert run.done == 9 and not run.finished
-    assert [line["step"] for line in run.run()] == [10, 11]
+    assert run.done == 10 and not run.finished
+    assert [line["step"] for line in run.run()] == [11, 12]
     with pytest.raises(CheckpointError, match="is of a training with 4 parts begun, not 3"):
         training(tmp_path, *PARTS)
     with pytest.raises(CheckpointError, match="is of a training with rate = 0.001 in part 3, not 0.002"):

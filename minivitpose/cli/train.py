@@ -2,6 +2,7 @@
 
 import argparse
 import time
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 
@@ -134,7 +135,8 @@ def prepare(options, parts):
 
     def data(settings):
         if not settings.annotations:
-            return Mannequins(skeleton, settings, config), list(held_out(skeleton, settings, config))
+            looked_at = replace(settings, seed=parts[0].seed)  # the same scenes in all parts, so that losses compare
+            return Mannequins(skeleton, settings, config), list(held_out(skeleton, looked_at, config))
         source = CocoCrops(settings.annotations, settings.images, skeleton, settings, config, say)
         given = settings.validation, settings.validation_images or settings.images
         people = held_out_people(*given, skeleton, settings, config, say) if settings.validation else []

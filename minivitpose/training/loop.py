@@ -77,6 +77,7 @@ class Training:
         self.source = Ahead(source, self.settings.steps)
         self.optimiser = new_optimiser(self.params, self.config, self.settings)
         self.average = flatten(copied(self.params)) if self.settings.average else None
+        self.first = flatten(copied(self.params)) if self.settings.blend else None
 
     @property
     def done(self):
@@ -128,7 +129,7 @@ class Training:
         if self.average:
             keep = min(s.average, (1 + self.step) / (10 + self.step))  # the first weights are soon forgotten
             for name, x in flat.items():
-                self.average[name] = keep * self.average[name] + (1 - keep) * x if x.dtype.kind == "f" else x.copy()
+                self.average[name] = keep * self.average[name] + (1 - keep) * x if is_real(x) else x.copy()
         self.step += 1
         line = {"step": self.done, "loss": loss, "rate": rate, "gradient": norm}
         if self.step % EVERY == 0:
@@ -159,8 +160,12 @@ class Training:
         return {"validation_loss": float(np.mean(losses)), "validation_accuracy": float(np.mean(shares))}
 
     def weights(self):
-        """The state dict to keep: the averaged one if there is one."""
-        return dict(self.average or flatten(self.params))
+        """The state dict to keep: averaged if that is wanted, and at the end blended with what the part began with."""
+        found, share = dict(self.average or flatten(self.params)), self.settings.blend
+        if share and self.step == self.settings.steps:
+            blended = {name: share * x + (1 - share) * found[name] for name, x in self.first.items() if is_real(x)}
+            found |= blended
+        return found
 
     def diagnosis(self, model, images, loss):
         """Where the first number that is none arises."""
@@ -180,6 +185,7 @@ class Training:
         """Everything to go on from, whole or not at all."""
         arrays = {f"param.{name}": x for name, x in flatten(self.params).items()}
         arrays |= {f"average.{name}": x for name, x in (self.average or {}).items()}
+        arrays |= {f"first.{name}": x for name, x in (self.first or {}).items()}
         arrays |= {f"optimiser.{name}": x for name, x in self.optimiser.state().items()}
         state = {"part": self.part, "step": self.step, "lines": self.lines, "sums": self.sums}
         state["parts"] = [asdict(part) for part in self.parts[: self.part + 1]]
@@ -206,6 +212,8 @@ class Training:
                 x[...] = arrays[f"param.{name}"]
             for name in self.average or {}:
                 self.average[name] = np.array(arrays[f"average.{name}"])
+            for name in self.first or {}:
+                self.first[name] = np.array(arrays[f"first.{name}"])
             start = "optimiser."
             self.optimiser.restore({k.removeprefix(start): x for k, x in arrays.items() if k.startswith(start)})
             self.step, self.lines, self.sums = state["step"], state["lines"], [tuple(x) for x in state["sums"]]
@@ -222,6 +230,11 @@ class Training:
 def copied(params):
     """Nested parameters that share no memory with ``params``."""
     return nest({name: np.array(x) for name, x in flatten(params).items()})
+
+
+def is_real(x):
+    """Whether it can be averaged; counts cannot."""
+    return x.dtype.kind == "f"
 
 
 def difference(found, wanted):

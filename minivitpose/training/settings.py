@@ -29,7 +29,8 @@ class Settings:
     clothes and poses are beyond the worlds "seen" and "unseen". validation: a COCO file of people who are not learnt
     from, and validation_images their folder, if it is another. rate: the learning rate at its highest; the optimiser
     "muon" takes ``matrix_rate`` times as much for hidden matrices; with the schedule "linear" it stays for the share
-    ``stay`` of all steps. average: the share of the old that the averaged weights keep at each step; 0 for none.
+    ``stay`` of all steps. average: the share of the old that the averaged weights keep at each step; 0 for none. blend:
+    the share of the weights that a part began with in those that it ends with.
     precision: "bf16" multiplies in bfloat16, on CPUs that can. flip, half_body: shares of crops; rotation: degrees;
     scale, colour: how far at most, as a share.
     """
@@ -71,6 +72,7 @@ class Settings:
     clip: float = 1.0
     drop_path: float = 0.0
     average: float = 0.0
+    blend: float = 0.0
     precision: str = "float32"
     seed: int = 0
 
@@ -88,7 +90,7 @@ class Settings:
                 raise SettingsError(f"{name}: expected a number from 0, found {getattr(self, name)}")
         if not 0 <= self.drop_path < 1:
             raise SettingsError(f"drop_path: expected a number from 0 and below 1, found {self.drop_path}")
-        for name in ("flip", "scale", "half_body", "colour", "average", "final", "stay", "beyond"):
+        for name in ("flip", "scale", "half_body", "colour", "average", "blend", "final", "stay", "beyond"):
             if not 0 <= getattr(self, name) <= 1:
                 raise SettingsError(f"{name}: expected a number from 0 to 1, found {getattr(self, name)}")
         if self.variant.lower() not in [name.lower() for name in VARIANTS]:
