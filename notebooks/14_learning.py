@@ -830,6 +830,7 @@ if table is not None:
     axes[2].plot(table["step"], table["loss"], color=figures.COLOURS[0])
     axes[2].plot(table["step"][known], table["validation_loss"][known], "--o", color=figures.COLOURS[1], markersize=3)
     figures.plain(axes[2], "step", "loss", "The bundled model", log=True)
+    axes[2].set_xticks((0, 20_000, 40_000))
 figure
 
 # %%
@@ -846,6 +847,7 @@ teach.say(
 # so its losses cannot be compared with the others.) Where both curves stay together, what is learnt holds for new
 # crops, too. The leaps up are where it was trained on: at a high rate again, at first on scenes that it had not met.
 # After the second leap, half of what it learns from is harder than the new crops, so the solid line is the higher one.
+# After each leap the new crops are others, after the last one the hardest.
 #
 # ## What it sees while it learns
 #
