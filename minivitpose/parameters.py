@@ -23,6 +23,11 @@ def flatten(tree, prefix=""):
     return flat
 
 
+def copied(params):
+    """Nested parameters that share no memory with ``params``."""
+    return nest({name: np.array(x) for name, x in flatten(params).items()})
+
+
 def cast(x, dtype):
     """Weights to the dtype of the model, counters as they are; no copy where nothing changes."""
     with np.errstate(over="ignore"):  # what is too large becomes infinite, which loading finds and names

@@ -216,6 +216,13 @@ def test_minutes_stop_it(tmp_path):
 def test_a_checkpoint_of_another_training_is_refused(uninterrupted, tmp_path):
     with pytest.raises(CheckpointError, match=r"is of a training with rate = 0.002, not 0.001"):
         training(uninterrupted, replace(SETTINGS, rate=1e-3))
+    arrays = dict(np.load(uninterrupted / "checkpoint.npz"))
+    for state in (None, {}, {"parts": []}, {"parts": [3]}):
+        np.savez(
+            tmp_path / "checkpoint.npz", **arrays | {"__state__": np.frombuffer(json.dumps(state).encode(), np.uint8)}
+        )
+        with pytest.raises(CheckpointError, match="is no checkpoint of this training"):
+            training(tmp_path)
     np.savez(tmp_path / "checkpoint.npz", a=np.zeros(3))
     with pytest.raises(CheckpointError, match="is no checkpoint of this training"):
         training(tmp_path)

@@ -78,9 +78,9 @@ def run_alone(options, parts):
 
     training = prepare(options, parts)
     write_text(options.out / "settings.toml", as_toml(parts))
-    total = sum(part.steps for part in parts)
+    ends = list(accumulate(part.steps for part in parts))
     if training.done:
-        say(f"going on from step {training.done} of {total}")
+        say(f"going on from step {training.done} of {ends[-1]}")
     until = options.minutes and time.monotonic() + 60 * options.minutes
     try:
         follow(training, until)
@@ -89,10 +89,9 @@ def run_alone(options, parts):
         return 1
     finally:
         if training.lines:
-            ends = list(accumulate(part.steps for part in parts))
             save(training_curve(training.lines, training.config.describe(), ends), options.out / "curve.png")
     written = options.out / ("weights.npz" if training.finished else "checkpoint.npz")
-    print(f"written: {written}, step {training.done} of {total}")
+    print(f"written: {written}, step {training.done} of {ends[-1]}")
     if not training.finished:
         print("not all steps are done: the same command goes on")
     return 0
@@ -102,10 +101,9 @@ def follow(training, until):
     """Run it, with a bar that shows the last known loss and accuracies."""
     from tqdm import tqdm
 
-    shown, done = {}, training.step * training.settings.batch
-    done += sum(part.steps * part.batch for part in training.parts[: training.part])
-    total = sum(part.steps * part.batch for part in training.parts)
-    with tqdm(total=total, initial=done, unit="crop", unit_scale=True) as bar:
+    shown, crops = {}, [part.steps * part.batch for part in training.parts]
+    done = sum(crops[: training.part]) + training.step * training.settings.batch
+    with tqdm(total=sum(crops), initial=done, unit="crop", unit_scale=True) as bar:
         for line in training.run(until):
             bar.update(training.settings.batch)
             shown |= {name: f"{line[name]:.3g}" for name in SHOWN if name in line}

@@ -18,9 +18,9 @@ def training_curve(lines, title="", ends=()):
     show(right, lines, "accuracy", "validation_accuracy", "share of joints within 1/20 of the crop")
     right.set_ylim(0, 1)
     for end in ends:
-        if end < max(line["step"] for line in lines):
-            left.axvline(end, color=GREY, linestyle=":", linewidth=1)
-            right.axvline(end, color=GREY, linestyle=":", linewidth=1)
+        if end < lines[-1]["step"]:
+            for axes in (left, right):
+                axes.axvline(end, color=GREY, linestyle=":", linewidth=1)
     figure.suptitle(title, fontsize=11, color=INK)
     figure.tight_layout()
     return figure

@@ -15,7 +15,7 @@ import numpy as np
 from minivitpose.checkpoint import CheckpointError, read_state_dict
 from minivitpose.files import replacing
 from minivitpose.model import ViTPose
-from minivitpose.parameters import flatten, nest
+from minivitpose.parameters import copied, flatten, nest
 from minivitpose.pose.decode import decode_argmax
 from minivitpose.training.backward import loss_and_gradients
 from minivitpose.training.loss import heatmap_loss
@@ -163,8 +163,7 @@ class Training:
         """The state dict to keep: averaged if that is wanted, and at the end blended with what the part began with."""
         found, share = dict(self.average or flatten(self.params)), self.settings.blend
         if share and self.step == self.settings.steps:
-            blended = {name: share * x + (1 - share) * found[name] for name, x in self.first.items() if is_real(x)}
-            found |= blended
+            found |= {name: share * x + (1 - share) * found[name] for name, x in self.first.items() if is_real(x)}
         return found
 
     def diagnosis(self, model, images, loss):
@@ -187,8 +186,8 @@ class Training:
         arrays |= {f"average.{name}": x for name, x in (self.average or {}).items()}
         arrays |= {f"first.{name}": x for name, x in (self.first or {}).items()}
         arrays |= {f"optimiser.{name}": x for name, x in self.optimiser.state().items()}
-        state = {"part": self.part, "step": self.step, "lines": self.lines, "sums": self.sums}
-        state["parts"] = [asdict(part) for part in self.parts[: self.part + 1]]
+        begun = [asdict(part) for part in self.parts[: self.part + 1]]
+        state = {"step": self.step, "parts": begun, "lines": self.lines, "sums": self.sums}
         arrays["__state__"] = np.frombuffer(json.dumps(state).encode(), np.uint8)
         with replacing(self.folder / CHECKPOINT) as file:
             np.savez(file, **arrays)
@@ -200,13 +199,14 @@ class Training:
         try:
             state = json.loads(bytes(arrays["__state__"]))
             stored = [asdict(Settings()) | dict(part) for part in state["parts"]]  # what came later was at its default
-            part = range(len(stored))[state["part"]]
-        except (KeyError, TypeError, ValueError, IndexError):
+        except (KeyError, TypeError, ValueError):
             raise not_ours(path) from None
+        if not stored:
+            raise not_ours(path)
         if other := difference(stored, json.loads(json.dumps([asdict(part) for part in self.parts]))):
             fix = "give the same settings to go on, or another folder to start anew"
             raise CheckpointError(f"{path} is of a training with {other}", fix=fix)
-        self.begin(part)
+        self.begin(len(stored) - 1)
         try:
             for name, x in flatten(self.params).items():
                 x[...] = arrays[f"param.{name}"]
@@ -225,11 +225,6 @@ class Training:
         with replacing(self.folder / TABLE) as file:
             rows = [",".join(LOG)] + [",".join(format_cell(line.get(name)) for name in LOG) for line in self.lines]
             file.write(("\n".join(rows) + "\n").encode())
-
-
-def copied(params):
-    """Nested parameters that share no memory with ``params``."""
-    return nest({name: np.array(x) for name, x in flatten(params).items()})
 
 
 def is_real(x):

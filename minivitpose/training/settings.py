@@ -10,8 +10,8 @@ CHOICES = {
     "schedule": ("cosine", "step", "linear", "constant"),
     "precision": ("float32", "bf16"),
 }
-OF_ALL = ("weights", "variant", "embed_dim", "depth", "num_heads", "deconv_filters", "head", "dataset", "keypoints")
-OF_ALL += ("seed",)  # what one part of a training cannot have of its own
+SHARED = ("weights", "variant", "embed_dim", "depth", "num_heads", "deconv_filters", "head", "dataset", "keypoints")
+SHARED += ("seed",)  # what one part of a training cannot have of its own
 
 
 class SettingsError(ValueError):
@@ -30,9 +30,9 @@ class Settings:
     from, and validation_images their folder, if it is another. rate: the learning rate at its highest; the optimiser
     "muon" takes ``matrix_rate`` times as much for hidden matrices; with the schedule "linear" it stays for the share
     ``stay`` of all steps. average: the share of the old that the averaged weights keep at each step; 0 for none. blend:
-    the share of the weights that a part began with in those that it ends with.
-    precision: "bf16" multiplies in bfloat16, on CPUs that can. flip, half_body: shares of crops; rotation: degrees;
-    scale, colour: how far at most, as a share.
+    the share of the weights that a part began with in those that it ends with. precision: "bf16" multiplies in
+    bfloat16, on CPUs that can. flip, half_body: shares of crops; rotation: degrees; scale, colour: how far at most, as
+    a share.
     """
 
     weights: str = ""
@@ -146,9 +146,9 @@ def read_settings(path=None, **changes):
     parts = []
     for number, table in enumerate(tables, 1):
         check_names(table, f"{path}, part {number}")
-        if of_all := [name for name in OF_ALL if name in table]:
+        if shared := [name for name in SHARED if name in table]:
             raise SettingsError(
-                f"{path}, part {number}: {of_all[0]} is for the whole training, expected above the first [[parts]]"
+                f"{path}, part {number}: {shared[0]} is for the whole training, expected above the first [[parts]]"
             )
         try:
             part = Settings(**found | table | changes)
@@ -167,13 +167,13 @@ def check_names(found, where):
 def as_toml(parts):
     """The settings of all parts as the text of a TOML file that read_settings gives them back from."""
     first, *others = [asdict(part) for part in parts]
-    own = [name for name in first if name not in OF_ALL and any(part[name] != first[name] for part in others)]
-    text = lines({name: value for name, value in first.items() if name not in own})
-    tables = ["\n[[parts]]\n" + lines({name: part[name] for name in own}) for part in (first, *others)]
+    own = [name for name in first if name not in SHARED and any(part[name] != first[name] for part in others)]
+    text = as_lines({name: value for name, value in first.items() if name not in own})
+    tables = ["\n[[parts]]\n" + as_lines({name: part[name] for name in own}) for part in (first, *others)]
     return text + "".join(tables if others else [])
 
 
-def lines(found):
+def as_lines(found):
     return "".join(f"{name} = {toml(value)}\n" for name, value in found.items())
 
 
