@@ -4,7 +4,7 @@
 # **After this notebook you can** follow a picture through ViTPose from its pixels to the joints of a person, find every
 # number on the way by its name, and say what the rest of the course is about.
 #
-# 30 minutes. Needs: Python, and what a matrix product is. Nothing is downloaded.
+# 30 minutes to read, 35 for the exercises. Needs: Python, and what a matrix product is. Nothing is downloaded.
 
 # %%
 import inspect

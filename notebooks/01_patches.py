@@ -4,7 +4,8 @@
 # **After this notebook you can** turn a picture into tokens in four ways that give the same numbers, say what a
 # convolution is and when it is one matrix product, and explain the padding of 2 that users ask about.
 #
-# 35 minutes. Needs: what the network does as a whole ([00](00_the_whole_picture.ipynb)). Nothing is downloaded.
+# 35 minutes to read, 50 for the exercises. Needs: what the network does as a whole ([00](00_the_whole_picture.ipynb)).
+# Nothing is downloaded.
 
 # %%
 import inspect
@@ -288,6 +289,7 @@ figures.errors(
     right[0].max(axis=0),
     "The highest of the 17 heatmaps in each cell",
     ("padding 0", "padding 2", "difference"),
+    aspect="equal",
 )
 
 # %%

@@ -4,7 +4,7 @@
 # **After this notebook you can** say why a transformer must be told where its tokens are, read the table of positions
 # as a map, run a model on another image size, and spot a mistake that is easily made when ViTPose is ported.
 #
-# 30 minutes. Needs: what a token is ([01](01_patches.ipynb)). Nothing is downloaded.
+# 30 minutes to read, 35 for the exercises. Needs: what a token is ([01](01_patches.ipynb)). Nothing is downloaded.
 
 # %%
 import inspect
@@ -170,8 +170,9 @@ canvas.colorbar(image, ax=ax, shrink=0.4, label="cosine").ax.tick_params(labelsi
 canvas
 
 # %% [markdown]
-# Each map is 1 at its own patch and falls off from there: the table is a plane. Where spots are wider, the places
-# around are treated alike. Some of the maps over the crop, with their patch marked, and below them the same for the
+# Each map is 1 at its own patch and falls off around it. It does not go on falling: most maps rise a second time, less
+# high, rows away in the same column, and those of the edge are rings. The table has kept what is near, and it is no
+# flat sheet. Some of the maps over the crop, with their patch marked, and below them the same for the
 # table that the training started from:
 
 
@@ -352,8 +353,9 @@ for height, width in sizes:
 figures.tiles(maps, found, columns=3, height=400, title="Heatmaps of three image sizes, one set of weights")
 
 # %% [markdown]
-# It runs, without any training for these sizes. It need not work as well as at the size that the model was trained for:
-# in a larger crop joints are more patches apart than in the training, and each patch shows less of the person.
+# It runs, without any training for these sizes, and the larger crop need not be the worse one: a cell of its heatmap is
+# less of the picture. But its joints are more patches apart than in any crop of the training, and each patch shows less
+# of the person. The further off the size, the less it can be relied upon.
 #
 # ## Exercise 2.1 · Write it
 #
@@ -431,8 +433,8 @@ print("the rule:", error.mean(axis=0).round(2), " always saying the middle:", mi
 # %% [markdown]
 # ## Exercise 2.4 · In the mirror
 #
-# Difficulty ●●○ · 10 minutes. Swapping left and right in the table did little harm above, or much? Say why, from the
-# maps of similarity. Then find the patches whose positions are most unlike those of their mirror images.
+# Difficulty ●●○ · 10 minutes. Did swapping left and right in the table do little harm above, or much? Say why, from
+# the maps of similarity. Then find the patches whose positions are most unlike those of their mirror images.
 #
 # <details><summary>Hint</summary>The mirror of row r, column c is row r, column 11 - c:
 # <code>np.arange(192).reshape(16, 12)[:, ::-1].ravel()</code>.</details>
@@ -445,8 +447,12 @@ print("the rule:", error.mean(axis=0).round(2), " always saying the middle:", mi
 mirror = np.arange(192).reshape(16, 12)[:, ::-1].ravel()
 alike = similarity[np.arange(192), mirror]
 print(f"mean similarity with the mirror image {alike.mean():.2f}, with all positions {similarity.mean():.2f}")
-print("Training mirrors its crops at random, so left and right of the picture mean little:")
-print("a person's left arm may be on either side. The less alike the two, the more the swap harms.")
+print(f"The joints are {off['mirrored']:.1f} pixels off with the table in the mirror, and {off['right']:.1f} without;")
+print(
+    f"four rows down it is {off['4 rows down']:.1f}. People are seen from in front and from behind, so a left arm may"
+)
+print("be on either side; and training mirrors crops and renames the joints. What is learnt for a place holds for its")
+print("mirror image, mirrored. Yet a token must know on which side it is: the two are alike, but not the same.")
 figures.over_crop(
     example.crop, [alike], ["like the position in the mirror"], int(alike.argmin()), columns=1, height=420
 )

@@ -5,7 +5,8 @@
 # the norm stands before attention and MLP and not behind the addition; and find out what a branch is good for by
 # taking it out.
 #
-# 35 minutes. Needs: attention ([04](04_attention.ipynb)) and the MLP ([05](05_mlp.ipynb)). Nothing is downloaded.
+# 35 minutes to read, 35 for the exercises. Needs: attention ([04](04_attention.ipynb)) and the MLP
+# ([05](05_mlp.ipynb)). Nothing is downloaded.
 
 # %%
 import inspect
@@ -136,7 +137,8 @@ teach.race(
 # %% [markdown]
 # ## The stream is a sum
 #
-# Nothing is ever taken out of the stream. So at the end of the backbone it is what it was at the beginning, plus what
+# Nothing in the stream is ever overwritten: a branch can only add, though what it adds may point against what is there,
+# and so take it out. So at the end of the backbone it is what it was at the beginning, plus what
 # each branch has added:
 #
 # $$ x_{\mathrm{end}} = x_{\mathrm{pos}} + \sum_{i=0}^{7} (a_i + m_i) $$
@@ -196,7 +198,7 @@ left.plot(range(16), streams, "s--", color=figures.COLOURS[1], label="the stream
 right.bar(range(16), directions, color=figures.COLOURS[2], width=0.6)
 right.axhline(0, color="black", linewidth=0.8)
 right.set_ylim(-1, 1)
-figures.plain(left, "", "length of the vector", "How much is added")
+figures.plain(left, "", "length of the vector (logarithmic)", "How much is added", log=True)
 figures.plain(right, "", "cosine, mean over tokens", "Along the stream, or across it")
 for axes in (left, right):
     axes.set_xticks(range(16), list(branches), rotation=90)
@@ -207,7 +209,8 @@ figure
 most, least = list(branches)[int(sizes.argmax())], list(branches)[int(sizes.argmin())]
 teach.say(
     f"The longest contribution is that of {most}, the shortest that of {least}. The stream has a length of "
-    f"{streams[0]:.0f} before the first block and {length(total).mean():.0f} after the last."
+    f"{streams[0]:.0f} before the first block, {streams[-1]:.0f} before the last MLP and {length(total).mean():.0f} "
+    f"after it."
 )
 
 # %% [markdown]
@@ -593,12 +596,16 @@ display(figures.bars(skipped, "mean distance from the true keypoint, pixels of t
 # <details><summary>Hint</summary>Divide both by 2 N C.</details>
 
 # %% tags=["exercise"]
-# your code
+equal_at = {96: None, 768: None}  # channels: tokens
+
+for C, N in equal_at.items():
+    if N is not None:
+        print(f"C = {C}:", "right" if 2 * N**2 * C == 12 * N * C**2 else "not yet")
 
 # %% tags=["solution"] jupyter={"source_hidden": true}
 ### BEGIN SOLUTION
-for C in (96, 768):
-    N = 6 * C
+equal_at = {96: 6 * 96, 768: 6 * 768}
+for C, N in equal_at.items():
     assert 2 * N**2 * C == 12 * N * C**2
     height = 16 * np.sqrt(N * 4 / 3)  # N = (height / 16) (width / 16), and width = 3/4 height
     print(f"C = {C}: N = 6 C = {N} tokens, a picture of {height:.0f} x {0.75 * height:.0f} pixels")

@@ -5,7 +5,7 @@
 # order of execution and compare each with PyTorch's; say how large a rounding error may be, and why "closer than
 # 1e-4" is no test.
 #
-# 35 minutes. Needs: the transformer block ([06](06_block.ipynb)). Nothing is downloaded.
+# 35 minutes to read, 55 for the exercises. Needs: the transformer block ([06](06_block.ipynb)). Nothing is downloaded.
 
 # %%
 import math
@@ -107,7 +107,7 @@ teach.say("| activation | shape |\n|---|---|\n" + table)
 # %% [markdown]
 # What the tokens look like on their way: the size (root of the mean square) of each token's 96 numbers, after the
 # positions, after each block and after the last norm. Every block adds to the residual stream, so tokens may grow
-# from block to block; the last norm brings all of them to a similar size.
+# from block to block. The last norm takes the differences of size away; its learnt weight and bias then make new ones.
 
 # %%
 stream = ["backbone.pos", *(f"backbone.blocks.{i}" for i in range(config.depth)), "backbone.last_norm"]
@@ -216,8 +216,10 @@ figures.bars(found, "root mean square error, units in the last place", "The same
 
 # %% [markdown]
 # A long chain carries one running sum that grows, and every step rounds it. Several shorter chains, added at the end,
-# round smaller numbers and fewer times each. A compiled kernel adds 4, 8 or 16 numbers at once, because a vector
-# register holds so many: it is faster **and** closer to the truth. How the error grows with the length:
+# round smaller numbers and fewer times each. A vector register adds 4, 8 or 16 numbers at once. A kernel that gives all
+# of them to one sum is faster **and** closer to the truth. One that gives each an output of its own is as fast, but
+# every sum still runs from first to last. The last bar tells which way this machine's BLAS goes. How the error grows
+# with the length:
 
 # %%
 lengths = 2 ** np.arange(4, 14)

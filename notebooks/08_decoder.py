@@ -5,8 +5,8 @@
 # compute it in two; say what batch norm does at inference and fold it away; and compare the classic head with the
 # simple one.
 #
-# 40 minutes. Needs: what tokens are ([02](02_positions.ipynb)). A convolution is what cut the image into patches
-# ([01](01_patches.ipynb)). Nothing is downloaded.
+# 40 minutes to read, 50 for the exercises. Needs: what tokens are ([02](02_positions.ipynb)). A convolution is what
+# cut the image into patches ([01](01_patches.ipynb)). Nothing is downloaded.
 
 # %%
 import inspect
@@ -377,6 +377,10 @@ teach.against_reference({f"keypoint_head.deconv_layers.{j}": array for j, array 
 #
 # From top to bottom: maps of the tokens, then after the first transposed convolution, then after the second. Of each
 # the liveliest channels. Which of them belong to one joint, which to several, which to the background?
+#
+# <details><summary>What we see</summary>Channels of tokens light up at several joints, or at all of the person. After
+# the second transposed convolution most have one bell or two, a joint or a pair of them; how a heatmap is summed of
+# these comes next.</details>
 
 # %%
 stages = {"tokens, 16 × 12": x[0], "32 × 24": stage["2"][0], "64 × 48": stage["5"][0]}
@@ -422,11 +426,10 @@ def weighted(joint):
     parts = final["weight"][k] * stage["5"][0]
     largest = np.argsort(-parts.std(axis=(1, 2)))[:4]
     rest = heatmaps[0, k] - parts[largest].sum(axis=0)
-    titles = [f"{final['weight'][k, c, 0, 0]:+.2f} × map {c}" for c in largest] + [
-        "all others, bias",
-        joint.replace("_", " "),
-    ]
-    return [*parts[largest], rest, heatmaps[0, k]], titles
+    titles = [f"{final['weight'][k, c, 0, 0]:+.2f} × map {c}" for c in largest]
+    titles += ["all others, bias", joint.replace("_", " ")]
+    shown = [*parts[largest], rest, heatmaps[0, k]]
+    return shown, [f"{title}\n{part.min():.2f} to {part.max():.2f}" for title, part in zip(titles, shown, strict=True)]
 
 
 def draw_sums(joints):
@@ -434,8 +437,8 @@ def draw_sums(joints):
     return figures.tiles(
         sum(pictures, []),
         sum(titles, []),
-        height=200,
-        limits="signed",
+        height=215,
+        limits="signed rows",
         title="Orange is negative, violet positive: four parts of the sum, the rest, and the heatmap",
     )
 
@@ -447,6 +450,8 @@ teach.explore(
 )
 
 # %% [markdown]
+# Each row has one scale, that of its strongest picture: what looks pale adds little.
+#
 # ## The simple head
 #
 # The paper shows that a plain transformer needs no elaborate decoder. The **simple** head has no transposed

@@ -5,8 +5,8 @@
 # back; say what "unbiased" means for a crop, and why programs with the same weights give different keypoints; and
 # recognise the usual mistakes of this step by what they cost.
 #
-# 35 minutes. Needs: what a heatmap is and how a point is read off it ([09](09_keypoints.ipynb)). Nothing is
-# downloaded.
+# 35 minutes to read, 40 for the exercises. Needs: what a heatmap is and how a point is read off it
+# ([09](09_keypoints.ipynb)). Nothing is downloaded.
 
 # %%
 import math
@@ -352,8 +352,8 @@ heatmaps = [fast(np.ascontiguousarray(change(example.images)))[0] for change in 
 figures.over_crop(example.crop, [maps.max(axis=0) for maps in heatmaps], list(mistakes), columns=4, height=310)
 
 # %% [markdown]
-# Below each title stands how low and how high the heatmaps go. A good first look: where the input is right, the
-# highest values are near 1, as the targets of the training are.
+# Below each title stands how low and how high the heatmaps go. A first look, and no more: a low peak says that the
+# input is wrong. A peak near 1, as the targets of the training have it, does not say that it is right.
 #
 # Now 24 mannequins, each in a picture of its own, with true joints. The error is the median distance of all visible
 # joints, and a pixel of these pictures is one of a right crop, so that 4 pixels are one cell of the heatmap.

@@ -5,7 +5,8 @@
 # stranger's code, and what a safe reader does instead; read safetensors by hand; and bring the names of four projects
 # to one.
 #
-# 35 minutes. Needs: the names of the parameters ([07](07_backbone.ipynb)). Nothing is downloaded.
+# 35 minutes to read, 55 for the exercises. Needs: the names of the parameters ([07](07_backbone.ipynb)). Nothing is
+# downloaded.
 
 # %%
 import io
@@ -453,8 +454,10 @@ for edge in (95.5, 191.5):
 figure
 
 # %% [markdown]
-# The keys' bias has stayed where the training began, next to zero. It adds the same number to all scores of a row,
-# and softmax takes that off again, so nothing ever moves it. Any other bias of the keys does as well:
+# The keys' bias has hardly left zero, where the training began. It adds the same number to all scores of a row, and
+# softmax takes that off again: its true gradient is 0. What moves it is rounding, since the optimiser divides by the
+# size of the gradient, and so makes steps of mere noise. In other blocks that has taken it further. It means nothing
+# there either, for any other bias of the keys does as well:
 
 # %%
 moved_keys = dict(named["official"])

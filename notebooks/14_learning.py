@@ -4,8 +4,8 @@
 # **After this notebook you can** say what the network is trained to do; write the derivative of each of its layers with
 # the chain rule alone; check such a derivative by measuring; and train a small ViTPose yourself and see it learn.
 #
-# 40 minutes. Needs: the layers themselves ([03](03_layer_norm.ipynb), [04](04_attention.ipynb), [06](06_block.ipynb),
-# [08](08_decoder.ipynb)). Nothing is downloaded.
+# 40 minutes to read, 45 for the exercises. Needs: the layers themselves ([03](03_layer_norm.ipynb),
+# [04](04_attention.ipynb), [06](06_block.ipynb), [08](08_decoder.ipynb)). Nothing is downloaded.
 
 # %%
 import inspect
@@ -43,7 +43,8 @@ targets, weights = encode(example.crop.from_picture(truth[:, :2]), truth[:, 2] >
 heatmaps = example.heatmaps[0]
 
 assert heatmaps.shape == targets.shape == (17, 64, 48) and weights.shape == (17,)
-figures.errors(heatmaps[WRIST], targets[WRIST], "Left wrist", ("the network's heatmap", "the target", "difference"))
+names = ("the network's heatmap", "the target", "difference")
+figures.errors(heatmaps[WRIST], targets[WRIST], "Left wrist", names, aspect="equal")
 
 # %% [markdown]
 # The **loss** is one number for all of it: the mean of the squared differences.
@@ -758,7 +759,12 @@ figure
 #
 # ## Training, live
 #
-# A small ViTPose, from new weights. The loop is all there is to training: batch, loss and gradients, step.
+# A small ViTPose, from new weights. The loop is all there is to training: batch, loss and gradients, step. Three helpers
+# are in it. `fresh` draws the first weights: positions begin as waves, and keys like queries
+# ([docs/training.md](../docs/training.md#what-a-new-model-starts-with)). `clip` shortens the gradients, all together one
+# long vector, to length 1 if they are longer, so that one odd batch cannot throw the weights away. `schedule` lets the
+# rate rise over the first 20 steps, while the optimiser's means are still of few gradients, and then fall along half a
+# cosine.
 
 # %%
 assert config.grid == (8, 6) and config.heatmap_size == (32, 24)

@@ -4,8 +4,8 @@
 # **After this notebook you can** see where a network looks, switch parts of it off, ask its tokens what they know, move
 # what one person's tokens hold into another's picture; and say what each of these methods shows, and what it cannot.
 #
-# 40 minutes. Needs: attention and the residual stream ([04](04_attention.ipynb), [06](06_block.ipynb),
-# [07](07_backbone.ipynb)). Nothing is downloaded.
+# 40 minutes to read, 30 for the exercises. Needs: attention and the residual stream ([04](04_attention.ipynb),
+# [06](06_block.ipynb), [07](07_backbone.ipynb)). Nothing is downloaded.
 
 # %%
 import numpy as np
@@ -246,7 +246,10 @@ def rollout_of_largest(patterns):
 strongest = rollout_of_largest([pattern_of(block) for block in range(8)])
 token = example.token_of("left_wrist")
 spread = [np.exp(-np.sum(r[token] * np.log(r[token]))) for r in (rolled, strongest)]
-print(f"attention is spread over about {spread[0]:.0f} tokens with the mean, {spread[1]:.0f} with the largest")
+print(f"attention is spread over about {spread[0]:.0f} tokens with the mean, {spread[1]:.0f} with the largest:")
+print("hardly anything changes, since eight blocks of mixing wash out which head it was")
+maps = [without_own(joined[token], token) for joined in (rolled, strongest)]
+figures.over_crop(example.crop, maps, ["mean of the heads", "largest of the heads"], token, 2, 300)
 ### END SOLUTION
 
 # %% [markdown]
@@ -323,6 +326,11 @@ teach.say(
 
 # %% tags=["exercise"]
 worst_for_wrists = None  # (block, head)
+
+if worst_for_wrists is not None:
+    wrists = [i for i, name in enumerate(JOINTS) if name.endswith("wrist")]
+    by_head = (moved[:, :3, :, wrists] * counted[:, wrists]).sum((-1, -2))
+    print("right" if by_head[worst_for_wrists] == by_head.max() else "not yet")
 
 
 # %% tags=["solution"] jupyter={"source_hidden": true}

@@ -65,7 +65,9 @@ class TestNotebook:
         assert [re.match(r"## Exercise (\d+)\.(\d+) · \S", t).groups() for t in titles] == [
             (str(number), str(i + 1)) for i in range(len(titles))
         ]
-        assert len(titles) >= 2 and all(re.search(r"Difficulty [●○]{3} · \d+ minutes", title) for title in titles)
+        minutes = [int(found) for found in re.findall(r"Difficulty [●○]{3} · (\d+) minutes", prose)]
+        assert len(titles) == len(minutes) >= 2
+        assert re.search(r"\n\d+ minutes to read, (\d+) for the exercises. Needs:", prose)[1] == str(sum(minutes))
         solutions = tagged(notebook, "solution")
         assert solutions and all(cell.metadata["jupyter"] == {"source_hidden": True} for cell in solutions)
         assert all("### BEGIN SOLUTION" in cell.source and "### END SOLUTION" in cell.source for cell in solutions)

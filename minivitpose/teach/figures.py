@@ -91,14 +91,17 @@ def grid(count, columns, height, width=WIDTH, name="figure", title=""):
 def tiles(pictures, titles=None, columns=6, height=150, colours=VALUES, limits=None, title="", name="tiles"):
     """Small pictures side by side. pictures: each (H, W, 3) uint8 or 0 to 1, or (H, W) numbers.
 
-    limits: (low, high) of the colours, the same for all; each has its own if None, and "signed" centres each on 0.
+    limits: (low, high) of the colours, the same for all; each has its own if None. "signed" centres each on 0, "signed
+    rows" gives all of a row one such scale.
     """
     figure, axes = grid(len(pictures), columns, height, name=name, title=title)
-    for ax, picture, text in zip(axes, pictures, titles or [""] * len(pictures), strict=True):
-        picture = np.asarray(picture)
+    pictures = [np.asarray(picture) for picture in pictures]
+    for i, (ax, picture, text) in enumerate(zip(axes, pictures, titles or [""] * len(pictures), strict=True)):
         low, high = limits if isinstance(limits, tuple) else (None, None)
-        if limits == "signed":
-            high = float(np.abs(picture).max()) or 1.0
+        if limits in ("signed", "signed rows"):
+            first = i // columns * columns
+            alike = [picture] if limits == "signed" else pictures[first : first + columns]
+            high = max(float(np.abs(other).max()) for other in alike) or 1.0
             low, colours = -high, SIGNED
         ax.imshow(picture, cmap=colours, vmin=low, vmax=high, interpolation="nearest")
         bare(ax, text)
@@ -112,7 +115,7 @@ def over_crop(crop, maps, titles=None, token=None, columns=6, height=210, title=
     """
     figure, axes = grid(len(maps), columns, height, name=name, title=title)
     tokens = [token] * len(maps) if token is None or np.isscalar(token) else token
-    rows, columns = patch_grid(crop)
+    narrow, (rows, columns) = WIDTH / columns < 130, patch_grid(crop)
     for ax, values, text, marked in zip(axes, maps, titles or [""] * len(maps), tokens, strict=True):
         values = np.asarray(values)
         values = values.reshape(rows, columns) if values.size == rows * columns else values
@@ -121,8 +124,16 @@ def over_crop(crop, maps, titles=None, token=None, columns=6, height=210, title=
         if marked is not None:
             mark(ax, crop, int(marked), 1.2)
         ax.set_anchor("C")
-        bare(ax, f"{text}\n{values.min():.2g} to {values.max():.2g}" if text else "")
+        bare(ax, f"{text}\n{ends(values)}" if text else "")
+        ax.title.set_fontsize(8 if narrow else 9)
     return figure
+
+
+def ends(values):
+    """The lowest and the highest value in few characters; what is below 1 % of the span reads 0."""
+    low, high = float(np.min(values)), float(np.max(values))
+    span = max(abs(low), abs(high))
+    return " to ".join("0" if abs(v) < 0.01 * span else f"{v:.0f}" if abs(v) >= 10 else f"{v:.2g}" for v in (low, high))
 
 
 def numbers(matrix, rows=None, columns=None, title="", digits=2, colours=VALUES, width=None, name="numbers", top=None):
@@ -195,15 +206,17 @@ def histograms(samples, labels=("value", "share"), title="", bins=60, height=260
     return figure
 
 
-def errors(ours, expected, title="", names=("yours", "expected", "difference"), name="errors"):
-    """Two maps and their difference, which has colours of its own. ours, expected (m, n)."""
+def errors(ours, expected, title="", names=("yours", "expected", "difference"), name="errors", aspect="auto"):
+    """Two maps and their difference, which has colours of its own. ours, expected (m, n). aspect: "equal" for maps of
+    square cells.
+    """
     ours, expected = np.asarray(ours, np.float64), np.asarray(expected, np.float64)
     off = ours - expected
     figure, axes = grid(3, 3, 260, name=name, title=title)
     low, high, most = min(ours.min(), expected.min()), max(ours.max(), expected.max()), np.abs(off).max() or 1.0
     for ax, x, text in zip(axes, (ours, expected, off), names, strict=True):
         scale = (VALUES, low, high) if x is not off else (SIGNED, -most, most)
-        shown = ax.imshow(x, cmap=scale[0], vmin=scale[1], vmax=scale[2], aspect="auto", interpolation="nearest")
+        shown = ax.imshow(x, cmap=scale[0], vmin=scale[1], vmax=scale[2], aspect=aspect, interpolation="nearest")
         bare(ax, text)
         figure.colorbar(shown, ax=ax, shrink=0.8).ax.tick_params(labelsize=7)
     return figure
