@@ -448,11 +448,9 @@ mirror = np.arange(192).reshape(16, 12)[:, ::-1].ravel()
 alike = similarity[np.arange(192), mirror]
 print(f"mean similarity with the mirror image {alike.mean():.2f}, with all positions {similarity.mean():.2f}")
 print(f"The joints are {off['mirrored']:.1f} pixels off with the table in the mirror, and {off['right']:.1f} without;")
-print(
-    f"four rows down it is {off['4 rows down']:.1f}. People are seen from in front and from behind, so a left arm may"
-)
-print("be on either side; and training mirrors crops and renames the joints. What is learnt for a place holds for its")
-print("mirror image, mirrored. Yet a token must know on which side it is: the two are alike, but not the same.")
+print(f"four rows down it is {off['4 rows down']:.1f}. People are seen from in front and from behind, so a left arm")
+print("may be on either side; and training mirrors crops and renames the joints. What is learnt for a place holds for")
+print("its mirror image, mirrored. Yet a token must know on which side it is: the two are alike, but not the same.")
 figures.over_crop(
     example.crop, [alike], ["like the position in the mirror"], int(alike.argmin()), columns=1, height=420
 )

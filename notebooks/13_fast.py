@@ -89,7 +89,7 @@ def peak_loop():
     multiply_and_add(TURNS, np.float32(0.5))
 
 
-peak = 2e-9 * CHAINS * LANES * TURNS / seconds(peak_loop, spend=0.5)
+peak = 2e-9 * CHAINS * LANES * TURNS / teach.race({"": peak_loop}, seconds=0.5).seconds[""]
 assert LANES in (4, 8, 16) and REGISTERS in (16, 32) and CHAINS == 12
 teach.say(f"A register holds **{LANES}** floats here, there are {REGISTERS}, and one core does {peak:.0f} GFLOP/s.")
 
@@ -419,8 +419,9 @@ teach.say(
 # %% [markdown]
 # A rung above the peak would only say that the peak's own loop was disturbed. Which rungs are far apart and which are
 # level depends on the machine, on the size of its caches above all: where the whole weight, 2.4 MB, comes fast enough
-# from one of them, blocks bring little, as the loads and stores were the limit already. [docs/performance.md](../docs/performance.md) has
-# the same ladder, longer, measured on a quiet machine, with what limits each rung there.
+# from one of them, blocks bring little, as the loads and stores were the limit already.
+# [docs/performance.md](../docs/performance.md) has the same ladder, longer, measured on a quiet machine, with what
+# limits each rung there.
 #
 # ## What the compiler wrote
 #

@@ -759,12 +759,12 @@ figure
 #
 # ## Training, live
 #
-# A small ViTPose, from new weights. The loop is all there is to training: batch, loss and gradients, step. Three helpers
-# are in it. `fresh` draws the first weights: positions begin as waves, and keys like queries
-# ([docs/training.md](../docs/training.md#what-a-new-model-starts-with)). `clip` shortens the gradients, all together one
+# A small ViTPose, from new weights. The loop is all there is to training: batch, loss and gradients, step. Three
+# helpers are in it. `fresh` draws the first weights: positions begin as waves, and keys like queries
+# ([docs/training.md](../docs/training.md#what-a-new-model-starts-with)). `clip` shortens the gradients, together one
 # long vector, to length 1 if they are longer, so that one odd batch cannot throw the weights away. `schedule` lets the
-# rate rise over the first 20 steps, while the optimiser's means are still of few gradients, and then fall along half a
-# cosine.
+# rate rise over the first 20 steps, while the optimiser's means are still of few gradients, and then fall along half
+# a cosine.
 
 # %%
 assert config.grid == (8, 6) and config.heatmap_size == (32, 24)
