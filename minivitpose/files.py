@@ -12,10 +12,11 @@ except ImportError:  # Windows
 
 
 @contextmanager
-def replacing(path):
+def replacing(path, lasting=False):
     """``with replacing(path) as file:`` a binary file to write, which takes the place of ``path`` at the end.
 
     An interrupt, an error or a full disk leaves what was there before, and nothing else. An OSError names ``path``.
+    lasting: it is on the disk before it takes the place, so that a power cut leaves the old file or the new one.
     """
     path = Path(path)
     try:
@@ -26,6 +27,9 @@ def replacing(path):
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
+            if lasting:
+                file.flush()
+                os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~current_umask())
         os.replace(temporary, path)
     except BaseException as error:

@@ -24,8 +24,13 @@ def flatten(tree, prefix=""):
 
 
 def copied(params):
-    """Nested parameters that share no memory with ``params``."""
-    return nest({name: np.array(x) for name, x in flatten(params).items()})
+    """Nested parameters that share no memory with ``params``, their numbers in C order."""
+    return nest({name: np.array(x, order="C") for name, x in flatten(params).items()})
+
+
+def stands_in(name, places):
+    """Whether a parameter is, or is in, one of the places: "blocks.1.norm1.bias" is in "blocks.1", "blocks.11" is not."""
+    return any(f"{name}.".startswith(place.rstrip(".") + ".") for place in places)
 
 
 def cast(x, dtype):

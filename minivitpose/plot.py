@@ -14,6 +14,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import Normal, Stroke
 
 from minivitpose.draw import draw_poses
+from minivitpose.files import replacing
 from minivitpose.pose.crop import MEAN
 from minivitpose.pose.decode import cells_to_crop
 from minivitpose.pose.skeletons import LEFT, RIGHT
@@ -33,19 +34,28 @@ def new_figure(width, height, dpi):
     return figure
 
 
-def save(figure, path):
-    """Write the figure at its own size in pixels; the path's ending says the format: png, jpg, webp, pdf, svg.
+# What matplotlib is told for each kind. With photographs in it, a JPEG is a third of a PNG and a WebP a fifth.
+KINDS = {
+    ".png": {"pil_kwargs": {"optimize": True}, "metadata": {"Software": None}},
+    ".jpg": {"pil_kwargs": {"quality": 90, "subsampling": 0}},
+    ".webp": {"pil_kwargs": {"quality": 90}},
+    ".pdf": {},
+    ".svg": {},
+}
+KINDS[".jpeg"] = KINDS[".jpg"]
 
-    With photographs in it, a JPEG is a third of a PNG and a WebP a fifth.
+
+def save(figure, path):
+    """Write the figure at its own size in pixels as the path's ending says, one of KINDS; the whole file or none.
+
+    Raises OSError, and ValueError for another ending.
     """
     kind = os.path.splitext(path)[1].lower()
-    extra = {
-        ".png": {"pil_kwargs": {"optimize": True}, "metadata": {"Software": None}},
-        ".jpg": {"pil_kwargs": {"quality": 90, "subsampling": 0}},
-        ".webp": {"pil_kwargs": {"quality": 90}},
-    }
-    extra[".jpeg"] = extra[".jpg"]
-    figure.savefig(path, dpi=figure.dpi, bbox_inches=figure.bbox_inches, facecolor="white", **extra.get(kind, {}))
+    if kind not in KINDS:
+        raise ValueError(f"{path}: expected an ending of {', '.join(KINDS)}, found {kind!r}")
+    options = KINDS[kind] | {"dpi": figure.dpi, "bbox_inches": figure.bbox_inches, "facecolor": "white"}
+    with replacing(path) as file:
+        figure.savefig(file, format=kind[1:], **options)
 
 
 # ------------------------------------------------------------------------------------------------------ small parts

@@ -218,6 +218,8 @@ def test_an_output_that_cannot_be_written_is_one_line(photo, capsys):
     Path("file").touch()
     assert "file" in error_of(capsys, "predict", photo, "--weights", "mini", "--out", "file")
     assert "nowhere" in error_of(capsys, "demo", "--out", "nowhere/demo.png")
+    for name in ("demo.xyz", "demo"):
+        assert f"{name}: expected an ending of .png, .jpg" in error_of(capsys, "demo", "--out", name)
 
 
 @pytest.mark.parametrize("arguments", [[], ["nothing"], ["predict"], ["demo", "--engine", "torch"], ["inspect"]])

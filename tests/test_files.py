@@ -31,6 +31,17 @@ def test_an_interrupt_around_the_renaming_stays_an_interrupt(tmp_path, monkeypat
     assert path.read_bytes() == (b"old" if before else b"new")
 
 
+def test_what_must_last_is_on_the_disk_before_it_takes_the_place(tmp_path, monkeypatch):
+    done, sync, rename = [], os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda handle: done.append(os.fstat(handle).st_size) or sync(handle))
+    monkeypatch.setattr(os, "replace", lambda *names: done.append("renamed") or rename(*names))
+    for lasting, expected in ((False, ["renamed"]), (True, [3, "renamed"])):
+        with replacing(tmp_path / "a", lasting=lasting) as file:
+            file.write(b"new")
+        assert done == expected
+        done.clear()
+
+
 @locks
 def test_a_second_one_is_refused_and_a_third_is_not(tmp_path):
     said = pytest.raises(BusyError, match=f"another minivitpose is writing into {tmp_path}: wait for its end")

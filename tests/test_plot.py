@@ -39,6 +39,9 @@ def test_save_keeps_the_size(tmp_path):
             plot.save(figure, tmp_path / name)
             assert read_image(tmp_path / name).shape == HOPPER.shape
     assert np.array_equal(read_image(tmp_path / "a.png"), HOPPER)
+    with pytest.raises(ValueError, match="a.xyz: expected an ending of .png, .jpg, .webp, .pdf, .svg, .jpeg, found"):
+        plot.save(figure, tmp_path / "a.xyz")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.jpg", "a.png", "a.webp"]
 
 
 def test_the_demo_shows_the_pose(monkeypatch):

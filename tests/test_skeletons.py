@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from minivitpose.config import DATASETS, Config, ConfigError, dataset_name, keypoints_of
-from minivitpose.pose.skeletons import COCO, LEFT, MIDDLE, RIGHT, SKELETONS, skeleton_for
+from minivitpose.pose.skeletons import COCO, LEFT, MIDDLE, RIGHT, SKELETONS, named, skeleton_for
 
 COUNTS = {  # name: keypoints, flip pairs, links, sigmas, counted in the configs of ViTPose and mmpose
     "coco": (17, 8, 19, 17),
@@ -86,6 +86,8 @@ def test_the_skeleton_of_a_model():
     assert skeleton_for(133).name == skeleton_for(133, "wholebody").name == "coco_wholebody"
     plain = skeleton_for(5)
     assert plain.keypoints[4] == "keypoint 4" and plain.links == () and plain.flip_index == (0, 1, 2, 3, 4)
+    own = named(["right_ear", "tail", "left_ear", "L_hip", "R_hip", "left_horn"])
+    assert own.flip_index == (2, 1, 0, 4, 3, 5) and own.sides[3:] == ("left", "right", "left")
     with pytest.raises(ConfigError, match="dataset 'mpii' has 16 keypoints, the model has 17"):
         skeleton_for(17, "mpii")
     with pytest.raises(ConfigError, match="unknown dataset 'dogs': expected one of aic, animalpose"):

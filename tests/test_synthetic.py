@@ -12,7 +12,7 @@ from minivitpose.cli.options import UsageError
 from minivitpose.pose.coco_json import read_coco
 from minivitpose.pose.crop import crop
 from minivitpose.pose.skeletons import COCO
-from minivitpose.synthetic import scenes, stage, wardrobe
+from minivitpose.synthetic import dataset, scenes, stage, wardrobe
 from minivitpose.synthetic import textures as tx
 from minivitpose.synthetic.body import LIMITS, about_z, draw_build, joints, neutral, reach_with_leg
 from minivitpose.synthetic.camera import extents, look
@@ -659,6 +659,18 @@ def test_other_settings_in_the_same_folder_are_refused(tmp_path):
     synthesize.run(small(tmp_path / "set"))
     with pytest.raises(UsageError, match="take another folder"):
         synthesize.run(small(tmp_path / "set", "--world", "unseen"))
+
+
+def test_pictures_of_others_or_of_other_scenes_are_not_taken_for_ours(tmp_path, monkeypatch):
+    (tmp_path / "set" / "images").mkdir(parents=True)
+    (tmp_path / "set" / "images" / "000000.jpg").write_bytes(b"somebody's")
+    with pytest.raises(UsageError, match="000000.jpg was not drawn here, as there is no settings.json; take"):
+        synthesize.run(small(tmp_path / "set"))
+    assert (tmp_path / "set" / "images" / "000000.jpg").read_bytes() == b"somebody's"
+    synthesize.run(small(tmp_path / "other"))
+    monkeypatch.setattr(dataset, "VERSION", dataset.VERSION + 1)
+    with pytest.raises(UsageError, match="take another folder"):
+        synthesize.run(small(tmp_path / "other"))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from PIL import Image
 import minivitpose as mvp
 from minivitpose.cli import main
 from minivitpose.files import alone_in
-from minivitpose.training import data, fast
+from minivitpose.training import data, fast, loop
 from minivitpose.training.curve import training_curve
 from models import small_config, state_dict_for
 
@@ -29,6 +29,7 @@ warm_up = 2
 validate_every = 3
 validate_on = 2
 """
+WIDE = TINY.replace("embed_dim = 24", "embed_dim = 48").replace("[8, 8]", "[16, 16]")  # whole vectors, so compiled
 
 
 @pytest.fixture
@@ -65,21 +66,30 @@ def test_the_settings_that_were_used_are_written_and_can_be_used_again(config, c
     assert all(np.array_equal(x, b[name]) for name, x in a.items())
 
 
-def test_killed_in_the_middle_it_ends_bitwise_where_it_would_have(config):
-    assert train(out="whole") == 0
-    start = (
-        "import sys; from minivitpose.cli import main; from minivitpose.training import loop; loop.SAVE_SECONDS = 0; "
-    )
-    start += "sys.exit(main(sys.argv[1:]))"
-    command = [sys.executable, "-c", start, "train", "--config", "tiny.toml", "--out", "killed", "--engine", "numpy"]
+SLOWLY = """
+import sys, time
+from minivitpose.cli import main
+from minivitpose.training import loop
+loop.SAVE_SECONDS, save = 0, loop.Training.save
+loop.Training.save = lambda self: (save(self), time.sleep(0.5))  # so that it is killed between two steps
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("engine", ["numpy", "fast"])
+def test_killed_in_the_middle_it_ends_bitwise_where_it_would_have(engine, config):
+    (config / "tiny.toml").write_text(WIDE + 'optimiser = "muon"\naverage = 0.9\n')
+    assert train("--engine", engine, out="whole") == 0
+    command = [sys.executable, "-c", SLOWLY, "train", "--config", "tiny.toml", "--out", "killed", "--engine", engine]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     until = time.monotonic() + 120
     while not (config / "killed" / "checkpoint.npz").exists() and time.monotonic() < until:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert (config / "killed" / "checkpoint.npz").exists()
-    assert train(out="killed") == 0
+    state = json.loads(bytes(np.load(config / "killed" / "checkpoint.npz")["__state__"]))
+    assert 0 < state["step"] < 6
+    assert train("--engine", engine, out="killed") == 0
     for name in ("weights.npz", "log.csv"):
         a, b = ((config / folder / name).read_bytes() for folder in ("whole", "killed"))
         assert a == b if name == "log.csv" else len(a) == len(b)
@@ -133,7 +143,7 @@ def test_minutes(config, capsys):
     assert "going on from step" in capsys.readouterr().err
 
 
-def test_fine_tuning_with_another_number_of_keypoints_and_frozen_layers(config):
+def test_fine_tuning_with_frozen_layers(config):
     start = mvp.load("mini", "numpy")
     (config / "tiny.toml").write_text("steps = 1\nbatch = 1\nvalidate_on = 1\n")
     assert train("--weights", "mini", "--frozen", "backbone") == 0
@@ -144,15 +154,58 @@ def test_fine_tuning_with_another_number_of_keypoints_and_frozen_layers(config):
         assert same == name.startswith("backbone"), name
 
 
+def write_five(folder, people=1, **category):
+    """five.json: people with 5 keypoints, all in one picture."""
+    picture = np.random.default_rng(0).integers(0, 256, (120, 90, 3), np.uint8)
+    Image.fromarray(picture).save(folder / "a.png")
+    points = [30, 40, 2, 50, 40, 2, 40, 60, 2, 35, 90, 1, 0, 0, 0]
+    person = {"image_id": 1, "category_id": 1, "area": 5e3, "iscrowd": 0, "keypoints": points, "num_keypoints": 4}
+    content = {"images": [{"id": 1, "file_name": "a.png", "height": 120, "width": 90}]}
+    content |= {"annotations": [person | {"id": i, "bbox": [i % 20, 10, 70, 100]} for i in range(people)]}
+    (folder / "five.json").write_text(json.dumps(content | {"categories": [{"id": 1, "name": "person"} | category]}))
+
+
+def test_keypoints_of_ones_own_change_places_by_their_names(config, monkeypatch, capsys):
+    found = []
+    monkeypatch.setattr(data, "flipped", lambda pixels, keypoints, index: found.append(index) or (pixels, keypoints))
+    (config / "tiny.toml").write_text("steps = 1\nbatch = 4\nflip = 1\n")
+    five = ["--weights", "mini", "--keypoints", "5", "--annotations", "five.json", "--images", "."]
+    names = ["left_eye", "right_eye", "nose", "left_ear", "tail"]
+    said = "no keypoint of five.json is named left or right: none change places in mirrored crops"
+    for category, index, told in (({"keypoints": names}, (1, 0, 2, 3, 4), False), ({}, (0, 1, 2, 3, 4), True)):
+        write_five(config, **category)
+        assert train(*five, out=f"run{told}") == 0
+        assert set(found) == {index} and (said in capsys.readouterr().err) == told
+        found.clear()
+
+
+def test_people_who_are_only_looked_at_are_the_same_in_all_parts(config, monkeypatch):
+    looked_at = []
+    monkeypatch.setattr(loop.Training, "validate", lambda self: looked_at.append(self.validation[0][0]) or {})
+    write_five(config, people=40)
+    (config / "tiny.toml").write_text("batch = 2\nvalidate_on = 2\n[[parts]]\nsteps = 1\n[[parts]]\nsteps = 1\n")
+    more = ["--annotations", "five.json", "--images", ".", "--validation", "five.json"]
+    assert train("--weights", "mini", "--keypoints", "5", *more) == 0
+    assert np.array_equal(*looked_at)
+
+
+def test_a_dataset_with_as_many_keypoints_is_taken_over_with_the_layers(config, monkeypatch):
+    write_five(config)
+    content = json.loads((config / "five.json").read_text())
+    content["annotations"][0]["keypoints"] = [20, 20, 2] * 17
+    (config / "a.json").write_text(json.dumps(content))
+    (config / "tiny.toml").write_text("steps = 1\nbatch = 1\n")
+    seen = []
+    monkeypatch.setattr(loop.Training, "run", lambda self, until: seen.append(self.config) or iter(()))
+    for i, more in enumerate(([], ["--keypoints", "17"])):
+        people = ["--annotations", "a.json", "--images", "."]
+        assert train("--weights", "mini", "--dataset", "ap10k", *people, *more, out=f"run{i}") == 0
+        assert (seen[i].dataset, seen[i].pipeline) == ("ap10k", "plain")
+
+
 def test_another_number_of_keypoints_makes_a_new_last_layer_and_keeps_the_rest(config):
     """A COCO file with 5 keypoints, and a model that had 17."""
-    picture = np.random.default_rng(0).integers(0, 256, (120, 90, 3), np.uint8)
-    Image.fromarray(picture).save(config / "a.png")
-    points = [30, 40, 2, 50, 40, 2, 40, 60, 2, 35, 90, 1, 0, 0, 0]
-    person = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [10, 10, 70, 100], "area": 5e3, "iscrowd": 0}
-    content = {"images": [{"id": 1, "file_name": "a.png", "height": 120, "width": 90}]}
-    content |= {"annotations": [person | {"keypoints": points, "num_keypoints": 4}]}
-    (config / "five.json").write_text(json.dumps(content | {"categories": [{"id": 1, "name": "person"}]}))
+    write_five(config)
     (config / "tiny.toml").write_text("steps = 2\nbatch = 2\n")
     assert train("--weights", "mini", "--keypoints", "5", "--annotations", "five.json", "--images", ".") == 0
     model = mvp.load(config / "run" / "weights.npz", "numpy")
@@ -192,6 +245,21 @@ def test_a_checkpoint_of_another_dataset_needs_no_word_about_it(naming, config):
         (["--annotations", "absent.json", "--images", "."], "absent.json: no such file"),
         (["--config", "absent.toml"], "absent.toml: expected a TOML file"),
         (["--keypoints", "-1"], "keypoints: expected"),
+        (["--keypoints", "5"], "the mannequin world has COCO's 17 keypoints, the model has those of 5 keypoints: give"),
+        (
+            ["--dataset", "mpii", "--keypoints", "16"],
+            "the mannequin world has COCO's 17 keypoints, the model has those of",
+        ),
+        (
+            ["--dataset", "ap10k"],
+            "the mannequin world has COCO's 17 keypoints, the model has those of ap10k: give --ann",
+        ),
+        (["--rate", "nan"], "rate: expected a number, found nan"),
+        (
+            ["--frozen", "backbon"],
+            "frozen: no parameter is, or is in, 'backbon'; expected names such as backbone.pos_em",
+        ),
+        (["--frozen", "backbone", "keypoint_head"], "frozen: backbone, keypoint_head is all there is; nothing is left"),
     ],
 )
 def test_bad_use_is_one_line(arguments, message, config, capsys):
@@ -214,9 +282,6 @@ def test_a_diverged_training_says_where_and_exits_with_1(config, capsys):
         assert train("--rate", "1e30") == 1
     err = capsys.readouterr().err
     assert "the first place that is not finite" in err and "try a smaller rate" in err
-
-
-WIDE = TINY.replace("embed_dim = 24", "embed_dim = 48").replace("[8, 8]", "[16, 16]")  # whole vectors, so compiled
 
 
 def test_bfloat16_is_a_setting_and_a_stopped_training_keeps_to_it(config, monkeypatch, capsys):

@@ -141,6 +141,11 @@ def test_half_bodies_are_around_the_upper_or_the_lower_joints():
     assert heights == [125, 338]  # the mean of joints 0 to 10, and of 11 to 16
     for _, (w, h) in found:
         assert w / h == pytest.approx(0.75)
+    upper, rng = [], np.random.default_rng(0)
+    for _ in range(600):
+        (_, y), _ = half_body(rng, (0, 0), (1, 1), keypoints, COCO, (256, 192))
+        upper.append(round(y) == 125)
+    assert 0.63 < np.mean(upper) < 0.75  # mmpose's 0.69
     keypoints[5:, 2] = 0
     assert half_body(np.random.default_rng(0), (0, 0), (1, 1), keypoints, COCO, (256, 192)) == ((0, 0), (1, 1))
 

@@ -10,6 +10,7 @@ import pytest
 from minivitpose import load
 from minivitpose.checkpoint import CheckpointError
 from minivitpose.parameters import flatten, nest
+from minivitpose.training import loop
 from minivitpose.training.loop import EVERY, Ahead, DivergedError, Training, accuracy
 from minivitpose.training.optimiser import Muon
 from minivitpose.training.settings import Settings, SettingsError, as_toml, read_settings
@@ -207,6 +208,31 @@ def test_frozen_layers_keep_their_statistics(tmp_path):
         assert np.array_equal(x, before[name]) == name.startswith("keypoint_head"), name
 
 
+def test_frozen_norms_are_by_their_running_statistics(tmp_path, monkeypatch):
+    asked, real = [], loop.loss_and_gradients
+
+    def spy(*arguments, **options):
+        asked.append(options["batch_norm"])
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(loop, "loss_and_gradients", spy)
+    for name, frozen in (("all", ("keypoint_head.deconv_layers",)), ("one", ("keypoint_head.deconv_layers.1",))):
+        (tmp_path / name).mkdir()
+        training(tmp_path / name, replace(SETTINGS, steps=2, frozen=frozen)).one_step()
+    assert asked == ["running", "batch"]
+
+
+def test_a_short_last_batch_counts_for_less(tmp_path):
+    run = training(tmp_path)
+    images, targets, weight = source(0)
+    weight[0, :4] = 0
+    run.validation = [(images, targets, weight), tuple(x[:1] for x in source(1))]
+    together = [tuple(map(np.concatenate, zip(*run.validation, strict=True)))]
+    apart = run.validate()
+    run.validation = together
+    assert apart == pytest.approx(run.validate(), rel=1e-5)
+
+
 def test_minutes_stop_it(tmp_path):
     run = training(tmp_path)
     assert list(run.run(until=0)) == []
@@ -282,6 +308,18 @@ def test_parts_as_a_file(tmp_path):
         ("variant = 'X'", "variant: expected one of mini, S, B, L, H, found 'X'"),
         ("schedule = 'wave'", "schedule: expected 'cosine'"),
         ("steps = true", "steps: expected int, found True"),
+        ("rate = nan", "rate: expected a number, found nan"),
+        ("reuse = inf", "reuse: expected a number, found inf"),
+        ("rate = 1" + 400 * "0", "rate: expected a number"),
+        ("clip = -1", "clip: expected a number above 0, found -1"),
+        ("rotation = -10", "rotation: expected a number from 0, found -10"),
+        ("weight_decay = -5", "weight_decay: expected a number from 0, found -5"),
+        ("layer_decay = 0", "layer_decay: expected a number above 0, found 0"),
+        ("embed_dim = -24", "embed_dim: expected a number from 0, found -24"),
+        ("depth = -1", "depth: expected a number from 0, found -1"),
+        ("frozen = [1]", r"frozen: expected names, found \[1\]"),
+        ("deconv_filters = [8]", r"deconv_filters: expected two whole numbers above 0, or none, found \[8\]"),
+        ("deconv_filters = ['a', 8]", "deconv_filters: expected two whole numbers above 0, or none"),
         ("steps =", "expected a TOML file with settings"),
         ("parts = 3", r"a.toml: parts: expected tables that begin with \[\[parts\]\], found 3"),
         ("parts = []", r"a.toml: parts: expected tables that begin with \[\[parts\]\], found \[\]"),

@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from minivitpose.cli.options import UsageError, check_folder, positive, say
+from minivitpose.cli.options import UsageError, check_figure, check_folder, positive, say
 from minivitpose.files import write_text
 
 EXAMPLE = "minivitpose bench --variant s --batch 1 8 --peers torch,openvino --json s.json --chart s.png"
@@ -59,8 +59,10 @@ def run(options):
         raise UsageError(f"--threads {max(threads)}: this process may use {cores()} cores, more threads only wait")
     if not 0 < options.seconds < 3600:
         raise UsageError(f"--seconds {options.seconds}: expected more than 0 and less than an hour")
-    for path in filter(None, (options.json, options.chart)):
-        check_folder(path.parent)
+    if options.json:
+        check_folder(options.json.parent)
+    if options.chart:
+        check_figure(options.chart)
     unique = [tuple(dict.fromkeys(names)) for names in (options.batch, threads, engines)]
     result = bench(Plan(options.variant, options.head, *unique, options.seconds, options.cold), say)
     print(report(result))

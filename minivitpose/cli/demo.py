@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from minivitpose.cli.options import add_engine, check_folder, say
+from minivitpose.cli.options import add_engine, check_figure, say
 from minivitpose.cli.record import checked_against
 
 EXAMPLE = "minivitpose demo --out demo.png"
@@ -26,7 +26,7 @@ def run(options):
     from minivitpose.pose import network_input, skeleton_for
     from minivitpose.teach.example import PERSON, recorded, scene_and_crop, token_at
 
-    check_folder(options.out.parent)
+    check_figure(options.out)
     model = load("mini", engine=options.engine)
     reference = recorded()
     say(f"{model}\nFirst run (compiles what is not in the cache yet) ...")

@@ -58,3 +58,12 @@ def check_folder(folder):
     """Say it before the work rather than after it."""
     if not folder.is_dir():
         raise UsageError(f"the folder {folder} does not exist: make it first")
+
+
+def check_figure(path):
+    """The same of a figure that is to be written: its folder, and an ending that is known."""
+    from minivitpose.plot import KINDS
+
+    check_folder(path.parent)
+    if path.suffix.lower() not in KINDS:
+        raise UsageError(f"{path}: expected an ending of {', '.join(KINDS)}, found {path.suffix!r}")

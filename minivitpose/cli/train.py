@@ -26,7 +26,7 @@ def add(command):
     p.add_argument("--validation-images", metavar="DIR", help="the folder of their pictures (default: --images)")
     p.add_argument("--dataset", metavar="D", help="the keypoint set (default: the usual one for so many keypoints)")
     p.add_argument("--keypoints", type=int, metavar="K", help="another number of keypoints: a new last layer")
-    p.add_argument("--frozen", nargs="+", metavar="NAME", help="beginnings of the names of parameters that stay")
+    p.add_argument("--frozen", nargs="+", metavar="NAME", help="parameters that stay, or what holds them: backbone")
     p.add_argument("--steps", type=int, metavar="N", help="batches to learn from")
     p.add_argument("--batch", type=int, metavar="N", help="crops a step")
     p.add_argument("--rate", type=float, metavar="R", help="the learning rate at its highest")
@@ -113,7 +113,7 @@ def follow(training, until):
 def prepare(options, parts):
     """The Training: weights, data and the folder."""
     from minivitpose import load
-    from minivitpose.pose.skeletons import skeleton_for
+    from minivitpose.pose.skeletons import COCO, skeleton_for
     from minivitpose.training.data import CocoCrops, Mannequins, held_out, held_out_people
     from minivitpose.training.loop import Training
     from minivitpose.training.start import fresh, with_keypoints
@@ -126,18 +126,28 @@ def prepare(options, parts):
         params, config = model.params, model.config
         if settings.keypoints and settings.keypoints != config.num_keypoints:
             params, config = with_keypoints(params, config, dataset, settings.keypoints, settings.seed)
+        elif settings.keypoints and dataset:
+            model = load(settings.weights, "numpy", **of_file | {"dataset": dataset})
+            params, config = model.params, model.config
     else:
         config = settings.config
         params = fresh(config, settings.seed)
     skeleton = skeleton_for(config.num_keypoints, config.dataset)
+    if skeleton.keypoints != COCO.keypoints and not all(part.annotations for part in parts):
+        raise UsageError(
+            f"the mannequin world has COCO's 17 keypoints, the model has those of {skeleton.name}: "
+            "give --annotations and --images"
+        )
 
     def data(settings):
+        looked_at = replace(settings, seed=parts[0].seed)  # the same in all parts, so that losses compare
         if not settings.annotations:
-            looked_at = replace(settings, seed=parts[0].seed)  # the same scenes in all parts, so that losses compare
             return Mannequins(skeleton, settings, config), list(held_out(skeleton, looked_at, config))
         source = CocoCrops(settings.annotations, settings.images, skeleton, settings, config, say)
+        if settings.flip and not source.skeleton.flip_pairs:
+            say(f"no keypoint of {settings.annotations} is named left or right: none change places in mirrored crops")
         given = settings.validation, settings.validation_images or settings.images
-        people = held_out_people(*given, skeleton, settings, config, say) if settings.validation else []
+        people = held_out_people(*given, skeleton, looked_at, config, say) if settings.validation else []
         return source, list(people)
 
     return Training(options.out, parts, params, config, data, options.engine)

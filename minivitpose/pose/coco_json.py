@@ -26,6 +26,7 @@ class CocoFile:
     results without boxes. areas (n,) in pixels: annotated, else AREA_OF_BOX w h; of a list w h of the box, without
     boxes that around the keypoints. crowd (n,) bool: a region with many people. keypoints (n, K, 3) x, y and v, where
     v > 0 says that the point is labelled (of results: its score), or None. num_keypoints (n,) labelled points. float64.
+    keypoint_names: of the first category that has a list, or None.
     """
 
     path: str
@@ -41,6 +42,7 @@ class CocoFile:
     crowd: np.ndarray
     keypoints: np.ndarray | None
     num_keypoints: np.ndarray
+    keypoint_names: tuple | None = None
 
     def __len__(self):
         return len(self.ids)
@@ -113,7 +115,7 @@ def annotations(content, path, wholebody):
     crowd = numbers(entries, "annotation", "iscrowd", (), missing=0) != 0
     scores = np.ones(len(entries))
     sizes = read_sizes(pictures, images)
-    rest = scores, boxes, areas, crowd, keypoints, counted
+    rest = scores, boxes, areas, crowd, keypoints, counted, names and tuple(map(str, names))
     return CocoFile(path, images, sizes, categories, ids, image_ids, category_ids, *rest)
 
 

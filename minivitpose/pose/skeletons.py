@@ -76,6 +76,18 @@ def side(name):
     return next((s for s, start in starts.items() if name.startswith(start)), "middle")
 
 
+def named(names):
+    """The skeleton of a set of one's own, without links: who is whose mirror image goes by names such as left_eye."""
+    index = {name: i for i, name in enumerate(names)}
+    pairs = [(i, index.get(in_mirror(name))) for name, i in index.items() if side(name) == "left"]
+    return Skeleton(f"{len(names)} keypoints", tuple(names), tuple(pair for pair in pairs if None not in pair))
+
+
+def in_mirror(name):
+    """The name of the right one of a pair, by that of the left one."""
+    return name.replace("left", "right", 1) if name.startswith("left") else name.replace("L_", "R_", 1)
+
+
 def read_skeletons():
     """name -> Skeleton, from the table."""
     table = json.loads((files("minivitpose") / "data" / "skeletons.json").read_text(encoding="utf-8"))
@@ -111,7 +123,7 @@ def skeleton_for(num_keypoints, dataset=None):
     if dataset is None:
         dataset = DATASETS.get(num_keypoints, (None,))[0]
     if dataset is None:
-        return Skeleton(f"{num_keypoints} keypoints", tuple(f"keypoint {i}" for i in range(num_keypoints)))
+        return named([f"keypoint {i}" for i in range(num_keypoints)])
     found = SKELETONS[dataset_name(dataset)]
     if len(found.keypoints) != num_keypoints:
         raise ConfigError(f"dataset {dataset!r} has {len(found.keypoints)} keypoints, the model has {num_keypoints}")

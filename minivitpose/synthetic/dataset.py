@@ -15,6 +15,7 @@ from minivitpose.pose.skeletons import COCO
 from minivitpose.synthetic.render import draw
 from minivitpose.synthetic.scenes import SIZE, SyntheticError, everybody, generator, lay_out
 
+VERSION = 1  # of the scenes; whoever changes what a seed gives raises it
 SETTINGS, ANNOTATIONS, IMAGES = "settings.json", "annotations.json", "images"
 QUALITY = 92  # of the JPEG files
 
@@ -23,11 +24,11 @@ def write_dataset(folder, count, seed=0, split="val", world="seen", size=SIZE, t
     """Write ``count`` pictures and their annotations; a generator that yields the number of pictures that are done.
 
     folder (Path): made if it is not there. What an interrupted run left is kept, and the same call goes on from there;
-    with other settings it is refused. Raises SyntheticError, OSError.
+    with other settings, or among pictures that it did not draw, it is refused. Raises SyntheticError, OSError.
     """
     generator(seed, split, world, 0)  # complains now rather than later
     (folder / IMAGES).mkdir(parents=True, exist_ok=True)
-    keep_settings(folder, {"seed": seed, "split": split, "world": world, "size": list(size)})
+    keep_settings(folder, {"scenes": VERSION, "seed": seed, "split": split, "world": world, "size": list(size)})
     entries = [None] * count
     crew = ThreadPoolExecutor(threads or os.cpu_count() or 1)
     try:
@@ -44,6 +45,8 @@ def keep_settings(folder, settings):
     """Write down what the pictures are made of, or compare with what is there."""
     path = folder / SETTINGS
     if not path.exists():
+        if strange := next((folder / IMAGES).iterdir(), None):
+            raise SyntheticError(f"{strange} was not drawn here, as there is no {SETTINGS}; take another folder")
         write_text(path, json.dumps(settings))
         return
     try:

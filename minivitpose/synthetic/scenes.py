@@ -1,7 +1,8 @@
 """Whole scenes: people in a place before a camera, drawn, with the keypoints, boxes and areas that are true of them.
 
 Everything random comes from one PCG64 generator for each picture, keyed by seed, split, world and number, so a picture
-is the same on every machine and for any number of threads, and training never sees a picture of the validation.
+is the same for any number of threads, and on every machine up to the rounding of its instructions; and training never
+sees a picture of the validation.
 """
 
 import os

@@ -1,7 +1,8 @@
 """What is changed at random in a crop, so that no two steps see the same: as in the recipe that ViTPose was trained by.
 
 Source: TopDownRandomFlip, TopDownHalfBodyTransform, TopDownGetRandomScaleRotation of mmpose, with the numbers of the
-ViTPose configs (settings.py); colour is this package's own.
+ViTPose configs (settings.py); colour is this package's own. Rotation and scale are normal, their settings the standard
+deviations: cut off at twice that of the rotation, at once that of the scale.
 """
 
 import numpy as np
@@ -9,7 +10,7 @@ from numba import njit
 
 from minivitpose.pose.crop import crop_matrix
 
-MANY = 8  # joints that must be marked before half of the body is cut away
+MANY = 8  # more joints than this must be marked before half of the body is cut away
 HALF_PADDING = 1.5  # how much wider and higher than the joints the crop of half a body is
 ROTATED = 0.6  # share of the crops that are turned at all
 
@@ -35,10 +36,9 @@ def half_body(rng, centre, scale, keypoints, skeleton, size):
     upper = np.isin(np.arange(len(keypoints)), skeleton.upper)
     if marked.sum() <= MANY or not upper.any():
         return centre, scale
-    halves = [keypoints[marked & half, :2] for half in (upper, ~upper)]
-    if rng.random() < 0.5:
-        halves.reverse()
-    chosen = halves[0] if len(halves[0]) > 2 else halves[1]
+    above, under = (keypoints[marked & half, :2] for half in (upper, ~upper))
+    wanted = rng.standard_normal() < 0.5  # 69 %: mmpose draws from the normal distribution here
+    chosen = above if len(above) > 2 and (wanted or len(under) <= 2) else under if len(under) > 2 else above
     if len(chosen) < 2:
         return centre, scale
     (w, h), aspect = np.ptp(chosen, axis=0), size[1] / size[0]

@@ -12,6 +12,7 @@ from minivitpose.pose.coco_json import CocoError, read_coco
 from minivitpose.pose.crop import centre_and_scale, from_picture, normalised
 from minivitpose.pose.encode import encode
 from minivitpose.pose.image import ImageError, read_image
+from minivitpose.pose.skeletons import named
 from minivitpose.pose.warp_kernel import warp
 from minivitpose.training.augment import flipped, random_matrix, recoloured
 
@@ -40,6 +41,8 @@ class CocoCrops:
         K = len(skeleton.keypoints)
         if coco.keypoints.shape[1] != K:
             raise CocoError(f"{annotations}: expected {K} keypoints a person, found {coco.keypoints.shape[1]}")
+        if config.dataset is None and len(set(coco.keypoint_names or ())) == K:
+            self.skeleton = named(coco.keypoint_names)  # none of the public sets: the file knows left and right
         usable = ~coco.crowd & (coco.num_keypoints > 0) & (coco.boxes[:, 2:] > 1).all(axis=1)
         if not usable.any():
             raise CocoError(f"{annotations}: no person with a labelled keypoint and a box")

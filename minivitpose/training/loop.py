@@ -15,7 +15,7 @@ import numpy as np
 from minivitpose.checkpoint import CheckpointError, read_state_dict
 from minivitpose.files import replacing
 from minivitpose.model import ViTPose
-from minivitpose.parameters import copied, flatten, nest
+from minivitpose.parameters import copied, flatten, nest, stands_in
 from minivitpose.pose.decode import decode_argmax
 from minivitpose.training.backward import loss_and_gradients
 from minivitpose.training.loss import heatmap_loss
@@ -100,7 +100,7 @@ class Training:
         self.save()
         if self.step < self.settings.steps:
             return
-        with replacing(self.folder / WEIGHTS) as file:
+        with replacing(self.folder / WEIGHTS, lasting=True) as file:
             np.savez(file, **self.weights())
         if not self.finished:
             self.params = copied(nest(self.weights()))
@@ -114,7 +114,7 @@ class Training:
         engine = "numba" if self.engine == "fast" else self.engine  # the same step, and no weights packed for nothing
         model = ViTPose(self.params, self.config, engine)
         rng = np.random.default_rng((s.seed, self.step))
-        options = {"drop_path": s.drop_path, "rng": rng, "precision": s.precision}
+        options = {"drop_path": s.drop_path, "rng": rng, "precision": s.precision, "batch_norm": self.batch_norm()}
         loss, gradients, statistics = loss_and_gradients(model, images, targets, weight, **options)
         gradients = {name: g for name, g in flatten(gradients).items() if name in self.optimiser.params}
         norm = clip(gradients, s.clip)
@@ -124,7 +124,7 @@ class Training:
         self.optimiser.step(gradients, rate)
         flat = flatten(self.params)
         for name, x in flatten(statistics).items():
-            if not name.startswith(s.frozen):
+            if not stands_in(name, s.frozen):
                 flat[name][...] = x
         if self.average:
             keep = min(s.average, (1 + self.step) / (10 + self.step))  # the first weights are soon forgotten
@@ -136,6 +136,11 @@ class Training:
             found = ViTPose(self.params, self.config, self.engine)(images)
             line["accuracy"] = accuracy(found, targets, weight)
         return self.log(line)
+
+    def batch_norm(self):
+        """By the batch; where all norms are frozen by their running statistics, as the model is used afterwards."""
+        norms = [name for name in flatten(self.params) if name.endswith("running_mean")]
+        return "running" if norms and all(stands_in(name, self.settings.frozen) for name in norms) else "batch"
 
     def log(self, line):
         """Gather the step's numbers; every so often they become a line of the log."""
@@ -156,8 +161,9 @@ class Training:
             return {}
         model = ViTPose(nest(self.weights()), self.config, self.engine)
         found = [(model(images), targets, weight) for images, targets, weight in self.validation]
-        losses, shares = [heatmap_loss(*batch) for batch in found], [accuracy(*batch) for batch in found]
-        return {"validation_loss": float(np.mean(losses)), "validation_accuracy": float(np.mean(shares))}
+        sizes, losses = [len(heatmaps) for heatmaps, *_ in found], [heatmap_loss(*batch) for batch in found]
+        near = np.concatenate([hits(*batch) for batch in found])
+        return {"validation_loss": float(np.average(losses, weights=sizes)), "validation_accuracy": share(near)}
 
     def weights(self):
         """The state dict to keep: averaged if that is wanted, and at the end blended with what the part began with."""
@@ -189,7 +195,7 @@ class Training:
         begun = [asdict(part) for part in self.parts[: self.part + 1]]
         state = {"step": self.step, "parts": begun, "lines": self.lines, "sums": self.sums}
         arrays["__state__"] = np.frombuffer(json.dumps(state).encode(), np.uint8)
-        with replacing(self.folder / CHECKPOINT) as file:
+        with replacing(self.folder / CHECKPOINT, lasting=True) as file:
             np.savez(file, **arrays)
 
     def restore(self):
@@ -253,12 +259,20 @@ def format_cell(value):
 
 
 def accuracy(heatmaps, targets, weight):
-    """The share of the marked joints whose peak is less than 1/20 of the heatmap's sides from the target's peak.
+    """The share of the marked joints that are hits, NaN where nothing is marked."""
+    return share(hits(heatmaps, targets, weight))
 
-    heatmaps, targets (B, K, Hm, Wm), weight (B, K) -> float, NaN where nothing is marked. Source: pose_pck_accuracy of
-    mmpose, which takes the mean over keypoints; here each joint counts the same.
+
+def share(near):
+    return float(near.mean()) if near.size else float("nan")
+
+
+def hits(heatmaps, targets, weight):
+    """Of each marked joint: is its peak less than 1/20 of the heatmap's sides from the target's peak?
+
+    heatmaps, targets (B, K, Hm, Wm), weight (B, K) -> bool (marked joints,). Source: pose_pck_accuracy of mmpose, which
+    takes the mean over keypoints; here each joint counts the same.
     """
     size = np.array(heatmaps.shape[:1:-1])  # width, height
     off = (decode_argmax(heatmaps)[0] - decode_argmax(targets)[0]) / size
-    marked = weight > 0
-    return float((np.hypot(*np.moveaxis(off, -1, 0)) < 0.05)[marked].mean()) if marked.any() else float("nan")
+    return (np.hypot(*np.moveaxis(off, -1, 0)) < 0.05)[weight > 0]

@@ -10,7 +10,8 @@ import numpy as np
 from numba import njit
 
 from minivitpose.kernels import newton_schulz
-from minivitpose.parameters import flatten, is_learnt
+from minivitpose.parameters import flatten, is_learnt, stands_in
+from minivitpose.training.settings import SettingsError
 
 
 def layer_number(name, depth):
@@ -46,9 +47,13 @@ class AdamW:
     """The optimiser's state: two moments for each learnt parameter, and the number of steps."""
 
     def __init__(self, params, depth, layer_decay=1.0, weight_decay=0.1, betas=(0.9, 0.999), eps=1e-8, frozen=()):
-        """params: nested dict, updated in place by ``step``. frozen: names of parameters or beginnings of names."""
+        """params: nested dict of arrays in C order, updated in place by ``step``. frozen: names of parameters that
+        stay, or of what holds them. Raises ValueError for an array in another order.
+        """
         learnt = {name: x for name, x in flatten(params).items() if is_learnt(name)}
-        self.params = {name: x for name, x in learnt.items() if not name.startswith(tuple(frozen))}
+        self.params = {name: x for name, x in learnt.items() if not stands_in(name, frozen)}
+        if turned := [name for name, x in self.params.items() if not x.flags.c_contiguous]:
+            raise ValueError(f"{turned[0]}: expected an array in C order; parameters.copied makes such copies")
         self.scale = {name: rate_scale(name, depth, layer_decay) for name in self.params}
         self.weight_decay = {name: weight_decay * decays(name, x) for name, x in self.params.items()}
         self.first = {name: np.zeros_like(x) for name, x in self.params.items()}
@@ -175,7 +180,14 @@ class Orthogonaliser:
 
 
 def new_optimiser(params, config, settings):
-    """The optimiser that the settings name, for these nested parameters."""
+    """The optimiser that the settings name, for these nested parameters. Raises SettingsError if these do not fit."""
+    names = list(flatten(params))
+    for place in settings.frozen:
+        if not any(stands_in(name, [place]) for name in names):
+            some = "backbone.pos_embed, backbone.blocks.0, keypoint_head"
+            raise SettingsError(f"frozen: no parameter is, or is in, {place!r}; expected names such as {some}")
+    if all(stands_in(name, settings.frozen) for name in names):
+        raise SettingsError(f"frozen: {', '.join(settings.frozen)} is all there is; nothing is left to learn")
     rules = {"layer_decay": settings.layer_decay, "weight_decay": settings.weight_decay, "frozen": settings.frozen}
     if settings.optimiser == "muon":
         return Muon(params, config.depth, **rules, matrix_rate=settings.matrix_rate)

@@ -1,5 +1,7 @@
 """Everything that a training depends on, in one TOML file: with it and the same data, the same weights come out."""
 
+import math
+import sys
 import tomllib
 from dataclasses import asdict, dataclass, fields, replace
 
@@ -10,8 +12,18 @@ CHOICES = {
     "schedule": ("cosine", "step", "linear", "constant"),
     "precision": ("float32", "bf16"),
 }
-SHARED = ("weights", "variant", "embed_dim", "depth", "num_heads", "deconv_filters", "head", "dataset", "keypoints")
+SIZES = ("embed_dim", "depth", "num_heads")
+SHARED = ("weights", "variant", *SIZES, "deconv_filters", "head", "dataset", "keypoints")
 SHARED += ("seed",)  # what one part of a training cannot have of its own
+ABOVE_0 = ("steps", "batch", "rate", "validate_every", "reuse", "matrix_rate", "layer_decay", "clip")
+FROM_0 = ("keypoints", "seed", "warm_up", "validate_on", "rotation", "weight_decay", *SIZES)
+SHARES = ("flip", "scale", "half_body", "colour", "average", "blend", "final", "stay", "beyond")
+RANGES = (
+    (ABOVE_0, "above 0", lambda x: x > 0),
+    (FROM_0, "from 0", lambda x: x >= 0),
+    (SHARES, "from 0 to 1", lambda x: 0 <= x <= 1),
+    (("drop_path",), "from 0 and below 1", lambda x: 0 <= x < 1),
+)
 
 
 class SettingsError(ValueError):
@@ -20,10 +32,11 @@ class SettingsError(ValueError):
 
 @dataclass(frozen=True)
 class Settings:
-    """A training, or a part of one. The defaults fine-tune as ViTPose-S was trained, for 256 x 192 crops.
+    """A training, or a part of one. The defaults have the rate, decay, warm-up, clipping and augmentation of ViTPose-S;
+    it was also trained with layer_decay 0.8, drop_path 0.1 and the schedule "step".
 
     weights: any checkpoint to start from, or empty for a new model of the sizes below it. keypoints: 0 keeps those of
-    the checkpoint; another number makes a new last layer. frozen: beginnings of the names of parameters that stay.
+    the checkpoint; another number makes a new last layer. frozen: names of parameters that stay, or of what holds them.
     annotations: a COCO file, and images the folder of its pictures; empty: the mannequin world, whose scenes never end,
     and each of which serves ``reuse`` times, cut in other ways. beyond: the share of its scenes whose cameras, places,
     clothes and poses are beyond the worlds "seen" and "unseen". validation: a COCO file of people who are not learnt
@@ -31,8 +44,8 @@ class Settings:
     "muon" takes ``matrix_rate`` times as much for hidden matrices; with the schedule "linear" it stays for the share
     ``stay`` of all steps. average: the share of the old that the averaged weights keep at each step; 0 for none. blend:
     the share of the weights that a part began with in those that it ends with. precision: "bf16" multiplies in
-    bfloat16, on CPUs that can. flip, half_body: shares of crops; rotation: degrees; scale, colour: how far at most, as
-    a share.
+    bfloat16, on CPUs that can. flip, half_body: shares of crops; rotation: the standard deviation in degrees, at most
+    twice that, of 6 crops in 10; scale: the standard deviation, as a share, and at most that; colour: a share, at most.
     """
 
     weights: str = ""
@@ -82,17 +95,15 @@ class Settings:
     def __post_init__(self):
         for field in fields(self):
             object.__setattr__(self, field.name, checked(field, getattr(self, field.name)))
-        for name in ("steps", "batch", "rate", "validate_every", "reuse", "matrix_rate"):
-            if getattr(self, name) <= 0:
-                raise SettingsError(f"{name}: expected a number above 0, found {getattr(self, name)}")
-        for name in ("keypoints", "seed", "warm_up", "validate_on"):
-            if getattr(self, name) < 0:
-                raise SettingsError(f"{name}: expected a number from 0, found {getattr(self, name)}")
-        if not 0 <= self.drop_path < 1:
-            raise SettingsError(f"drop_path: expected a number from 0 and below 1, found {self.drop_path}")
-        for name in ("flip", "scale", "half_body", "colour", "average", "blend", "final", "stay", "beyond"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise SettingsError(f"{name}: expected a number from 0 to 1, found {getattr(self, name)}")
+        for names, expected, fits in RANGES:
+            for name in names:
+                if not fits(getattr(self, name)):
+                    raise SettingsError(f"{name}: expected a number {expected}, found {getattr(self, name)}")
+        filters = self.deconv_filters
+        if filters and (len(filters) != 2 or not all(type(n) is int and n > 0 for n in filters)):
+            raise SettingsError(f"deconv_filters: expected two whole numbers above 0, or none, found {list(filters)}")
+        if not all(isinstance(name, str) and name for name in self.frozen):
+            raise SettingsError(f"frozen: expected names, found {list(self.frozen)}")
         if self.variant.lower() not in [name.lower() for name in VARIANTS]:
             raise SettingsError(f"variant: expected one of {', '.join(VARIANTS)}, found {self.variant!r}")
         for name, known in CHOICES.items():
@@ -103,7 +114,7 @@ class Settings:
     @property
     def config(self):
         """The Config of a new model."""
-        sizes = {name: getattr(self, name) for name in ("embed_dim", "depth", "num_heads", "deconv_filters")}
+        sizes = {name: getattr(self, name) for name in (*SIZES, "deconv_filters")}
         more = {"head": self.head, "dataset": self.dataset or None, "num_keypoints": self.keypoints or 17}
         base = variant_config(self.variant, **more)
         if not any(sizes.values()):
@@ -118,7 +129,10 @@ def checked(field, value):
     if wanted is tuple and isinstance(value, list | tuple):
         return tuple(value)
     if wanted is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+        value = math.inf if abs(value) > sys.float_info.max else float(value)
+        if not math.isfinite(value):
+            raise SettingsError(f"{field.name}: expected a number, found {value}")
+        return value
     if not isinstance(value, wanted) or isinstance(value, bool):
         raise SettingsError(f"{field.name}: expected {wanted.__name__}, found {value!r}")
     return value
