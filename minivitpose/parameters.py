@@ -29,7 +29,7 @@ def copied(params):
 
 
 def stands_in(name, places):
-    """Whether a parameter is, or is in, one of the places: "blocks.1.norm1.bias" is in "blocks.1", "blocks.11" is not."""
+    """Whether a parameter is, or is in, one of the places: "blocks.1.norm1" is in "blocks.1", "blocks.11" is not."""
     return any(f"{name}.".startswith(place.rstrip(".") + ".") for place in places)
 
 

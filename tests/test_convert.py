@@ -250,9 +250,9 @@ def test_the_file_that_is_read_is_never_written(plain, capsys):
     before = Path(plain).read_bytes()
     os.symlink(plain, "link.safetensors")
     for out in (plain, f"./{plain}", "link.safetensors"):
-        assert "is the file that is read" in error_of(capsys, "convert", plain, out, *HEADS)
+        assert "is a file that is read" in error_of(capsys, "convert", plain, out, *HEADS)
     folder = pf.folder(Path("model"), pf.as_hf(pf.official(**STANDARD)))
-    assert "is the file that is read" in error_of(capsys, "convert", "model", "model", "--naming", "hf")
+    assert "is a file that is read" in error_of(capsys, "convert", "model", "model", "--naming", "hf")
     assert Path(plain).read_bytes() == before
     same(read_state_dict(folder), pf.as_hf(pf.official(**STANDARD)))
 

@@ -242,6 +242,8 @@ def test_a_box_outside_its_picture_is_told_as_a_broken_picture(here, capsys):
         (["--results", "r.json"], "r.json: no such file"),
         (["--results", "r.json", "--dataset", "cocos"], "unknown dataset 'cocos'"),
         ([*MODEL[:6], "--out", "nowhere/x.json"], "the folder nowhere does not exist"),
+        ([*MODEL[:6], "--out", "pictures"], "pictures: expected the name of a file, found a folder"),
+        ([*MODEL[:6], "--out", "annotations.json"], "annotations.json is a file that is read: give another name"),
         ([*MODEL[:6], "--detections", "d.json"], "d.json: no such file"),
         (
             [*MODEL[:6], "--detections", "annotations.json.", "--pipeline", "odd"],

@@ -542,9 +542,37 @@ def test_bad_use_is_one_line(here, capsys):
     assert names(".") == ["empty", "in", "w.npz", "x.png", "y.png"]
 
 
-@pytest.mark.parametrize(
-    "arguments", [["--batch", "0"], ["--pipeline", "best"], ["--format", "xml"], ["--box", "1", "2"]]
-)
+def test_nothing_that_is_read_or_is_anothers_is_written_over(here, capsys):
+    picture("in/x.png"), picture("in/y.png", 1)
+    person = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 20, 25], "area": 400, "iscrowd": 0}
+    boxes = {"images": [{"id": 1, "file_name": "x.png"}], "annotations": [person]}
+    for name in ("r/x-keypoints.json", "r/keypoints.json", "r/x_result.json"):
+        Path("r").mkdir(exist_ok=True)
+        coco_file(name, boxes)
+    Path("own").mkdir()
+    Path("own/keypoints.jsonl").write_text('{"my": "own data"}\n')
+    Path("old").mkdir()
+    Path("old/keypoints.json").write_text("mine")
+    before = {path: path.read_bytes() for folder in ("r", "own", "old") for path in Path(folder).iterdir()}
+    read = "is a file that is read: give another name"
+    for arguments, message in (
+        (("in/x.png", "--boxes", "r/x-keypoints.json", "--out", "r"), read),
+        (("in", "--boxes", "r/keypoints.json", "--out", "r"), read),
+        (("in/x.png", "--boxes", "r/x_result.json", "--out", "r", "--format", "easy"), read),
+        (("in", "--boxes", "r/x_result.json", "--out", "r", "--format", "easy"), read),
+        (("in", "--out", "own"), "own/keypoints.jsonl was not written by minivitpose predict: take another folder"),
+        (("in", "--out", "old"), "old/keypoints.json has no keypoints.jsonl beside it, so it may be another's"),
+        (("in", "--out", "w.npz"), "w.npz: expected a folder, found a file of that name"),
+        (("",), "INPUT: expected a picture, a folder or a pattern, found nothing"),
+    ):
+        assert run(*arguments) == 2 and message in capsys.readouterr().err.splitlines()[-1]
+    assert {path: path.read_bytes() for path in before} == before
+
+
+BAD = [["--min-score", "nan"], ["--threshold", "inf"], ["--batch", "0"], ["--pipeline", "best"], ["--format", "xml"]]
+
+
+@pytest.mark.parametrize("arguments", [*BAD, ["--box", "1", "2"]])
 def test_bad_values_are_named(here, arguments, capsys):
     with pytest.raises(SystemExit) as stop:
         run("x.png", *arguments)

@@ -664,7 +664,7 @@ def test_other_settings_in_the_same_folder_are_refused(tmp_path):
 def test_pictures_of_others_or_of_other_scenes_are_not_taken_for_ours(tmp_path, monkeypatch):
     (tmp_path / "set" / "images").mkdir(parents=True)
     (tmp_path / "set" / "images" / "000000.jpg").write_bytes(b"somebody's")
-    with pytest.raises(UsageError, match="000000.jpg was not drawn here, as there is no settings.json; take"):
+    with pytest.raises(UsageError, match="000000.jpg was not made here, as there is no settings.json; take"):
         synthesize.run(small(tmp_path / "set"))
     assert (tmp_path / "set" / "images" / "000000.jpg").read_bytes() == b"somebody's"
     synthesize.run(small(tmp_path / "other"))

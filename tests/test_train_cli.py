@@ -254,6 +254,7 @@ def test_a_checkpoint_of_another_dataset_needs_no_word_about_it(naming, config):
             ["--dataset", "ap10k"],
             "the mannequin world has COCO's 17 keypoints, the model has those of ap10k: give --ann",
         ),
+        (["--annotations", "tiny.toml", "--images", "nope"], "nope: expected the folder of the pictures of tiny.toml"),
         (["--rate", "nan"], "rate: expected a number, found nan"),
         (
             ["--frozen", "backbon"],
@@ -281,7 +282,56 @@ def test_a_diverged_training_says_where_and_exits_with_1(config, capsys):
     with np.errstate(all="ignore"):
         assert train("--rate", "1e30") == 1
     err = capsys.readouterr().err
-    assert "the first place that is not finite" in err and "try a smaller rate" in err
+    assert "the first place that is not finite" in err and "begin anew in another folder, with a smaller rate" in err
+
+
+def state_of(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def test_nothing_that_is_read_or_is_anothers_is_written_over(config, capsys):
+    assert train(out="first") == 0
+    (config / "wb").mkdir()
+    (config / "wb" / "weights.npz").write_bytes((config / "first" / "weights.npz").read_bytes())
+    (config / "logs").mkdir()
+    (config / "logs" / "log.csv").write_text("mine")
+    (config / "set").mkdir()
+    (config / "set" / "settings.toml").write_text("# another training\n" + TINY + "rate = 1.0\n")
+    (config / "odd" / "log.csv").mkdir(parents=True)
+    cases = [
+        (("--weights", "wb/weights.npz"), "wb", "wb/weights.npz is a file that is read"),
+        ((), "wb", "wb/weights.npz is of no training that can go on here, and would be lost: give another --out"),
+        ((), "logs", "logs/log.csv is of no training that can go on here"),
+        ((), "set", "set/settings.toml has other settings and would be lost: give another --out"),
+        ((), "odd", "odd/log.csv: expected the name of a file, found a folder"),
+        ((), "tiny.toml", "tiny.toml: expected a folder, found a file of that name"),
+    ]
+    for arguments, out, message in cases:
+        before = state_of(config / out) if (config / out).is_dir() else (config / out).read_bytes()
+        capsys.readouterr()
+        assert train(*arguments, out=out) == 2 and message in capsys.readouterr().err
+        assert before == (state_of(config / out) if (config / out).is_dir() else (config / out).read_bytes())
+    with pytest.raises(SystemExit):
+        train(out="")
+    assert "--out: expected a folder, found nothing" in capsys.readouterr().err
+
+
+def test_settings_that_are_read_from_the_folder_keep_their_notes(config):
+    (config / "run").mkdir()
+    (config / "run" / "settings.toml").write_text("# my notes\n" + TINY)
+    assert main(["train", "--config", "run/settings.toml", "--out", "run", "--engine", "numpy"]) == 0
+    assert (config / "run" / "settings.toml").read_text() == "# my notes\n" + TINY
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 and then it ends"])
+def test_a_checkpoint_that_cannot_be_read_says_how_to_go_on(content, config, capsys):
+    assert train() == 0
+    (config / "run" / "checkpoint.npz").write_bytes(content)
+    capsys.readouterr()
+    assert train() == 2
+    err = capsys.readouterr().err
+    assert "run/checkpoint.npz, which the training would go on from, is cut off, damaged or something else" in err
+    assert "begin anew in another folder, with --weights the last weights.npz" in err and err.count("\n") == 1
 
 
 def test_bfloat16_is_a_setting_and_a_stopped_training_keeps_to_it(config, monkeypatch, capsys):

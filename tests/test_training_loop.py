@@ -273,7 +273,7 @@ def test_accuracy_counts_joints_near_their_target():
 
 def test_settings_as_a_file(tmp_path):
     path = tmp_path / "a.toml"
-    settings = replace(SETTINGS, frozen=("backbone.patch_embed",), weights='a "b" \\ c')
+    settings = replace(SETTINGS, frozen=("backbone.patch_embed",), weights='a "b" \\ c\n\t\x7f\x01 ü 😀')
     path.write_text(as_toml((settings,)))
     assert read_settings(path) == (settings,) and "parts" not in path.read_text()
     assert read_settings(path, steps=7, rate=None) == (replace(settings, steps=7),)
@@ -321,6 +321,7 @@ def test_parts_as_a_file(tmp_path):
         ("deconv_filters = [8]", r"deconv_filters: expected two whole numbers above 0, or none, found \[8\]"),
         ("deconv_filters = ['a', 8]", "deconv_filters: expected two whole numbers above 0, or none"),
         ("steps =", "expected a TOML file with settings"),
+        ("a = " + 100_000 * "[", "expected a TOML file with settings"),
         ("parts = 3", r"a.toml: parts: expected tables that begin with \[\[parts\]\], found 3"),
         ("parts = []", r"a.toml: parts: expected tables that begin with \[\[parts\]\], found \[\]"),
         ("[parts]", r"a.toml: parts: expected tables that begin with \[\[parts\]\], found {}"),

@@ -43,6 +43,15 @@ def differences(got, expected):
 
 
 @pytest.mark.parametrize("warp", WARPS, ids=IDS)
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_matrix_that_names_no_places_is_refused(bad, warp):
+    matrix = lines((0, 1), (0, 1))
+    matrix[1, 2] = bad
+    with pytest.raises(ValueError, match="matrix: expected finite numbers"):
+        warp(NOISE, matrix, SIZE)
+
+
+@pytest.mark.parametrize("warp", WARPS, ids=IDS)
 def test_against_a_loop_over_all_pixels(warp):
     """Every picture pixel is a tent over its neighbourhood; a point's colour is the sum of all tents there."""
     image = NOISE[:7, :9]

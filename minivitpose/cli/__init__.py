@@ -30,6 +30,8 @@ def main(arguments=None):
         return options.run(options)
     except (*of_input, UsageError) as error:
         return complain(error)
+    except MemoryError as error:
+        return complain(f"not enough memory ({error}): try a smaller batch")
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `| head` has seen enough
         return 0

@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from minivitpose.cli.options import UsageError, check_figure, check_folder, positive, say
+from minivitpose.cli.options import UsageError, check_figure, check_file, positive, say
 from minivitpose.files import write_text
 
 EXAMPLE = "minivitpose bench --variant s --batch 1 8 --peers torch,openvino --json s.json --chart s.png"
@@ -60,7 +60,7 @@ def run(options):
     if not 0 < options.seconds < 3600:
         raise UsageError(f"--seconds {options.seconds}: expected more than 0 and less than an hour")
     if options.json:
-        check_folder(options.json.parent)
+        check_file(options.json)
     if options.chart:
         check_figure(options.chart)
     unique = [tuple(dict.fromkeys(names)) for names in (options.batch, threads, engines)]

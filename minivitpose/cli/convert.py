@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from minivitpose.cli.options import WEIGHTS, UsageError, add_model, check_folder, load_model, positive, say
+from minivitpose.cli.options import WEIGHTS, UsageError, add_model, check_apart, check_folder, load_model, positive, say
 
 EXAMPLE = """minivitpose convert vitpose-b-coco.pth vitpose-b-coco.onnx
 minivitpose convert vitpose-b-coco.pth for-transformers/ --naming hf
@@ -62,12 +62,6 @@ def is_folder(out):
     return os.path.isdir(out) or out.endswith(("/", os.sep)) or not Path(out).suffix
 
 
-def check_other(checkpoint, path):
-    """The file that is read stays as it is."""
-    if checkpoint.path and path.exists() and os.path.samefile(checkpoint.path, path):
-        raise UsageError(f"{path} is the file that is read: give another name for the new one")
-
-
 def write_onnx(options):
     try:
         from minivitpose.onnx_export import save_onnx
@@ -85,7 +79,7 @@ def write_one(options, checkpoint, naming):
     from minivitpose.checkpoint.write import write_arrays, write_folder
     from minivitpose.pose.skeletons import skeleton_for
 
-    check_other(checkpoint, options.out / "model.safetensors" if options.folder else options.out)
+    check_apart([options.out / "model.safetensors" if options.folder else options.out], checkpoint.path)
     arrays, plan, left_out = convert(checkpoint, naming, options.heads, None, options.dataset, options.expert)
     if options.folder:
         skeleton = skeleton_for(plan.config.num_keypoints, plan.config.dataset)
@@ -107,7 +101,7 @@ def write_split(options, checkpoint, naming):
     for dataset, arrays, plan in split(checkpoint, naming, options.heads):
         options.out.mkdir(exist_ok=True)
         path = options.out / f"{stem}-{dataset}.safetensors"
-        check_other(checkpoint, path)
+        check_apart([path], checkpoint.path)
         write_arrays(path, arrays)
         print(f"written: {path}, {len(arrays)} tensors of {plan.config.describe()}")
     return 0

@@ -4,7 +4,7 @@ import json
 import time
 from pathlib import Path
 
-from minivitpose.cli.options import UsageError, add_engine, add_weights, check_folder, load_model, positive, say
+from minivitpose.cli.options import UsageError, add_engine, add_weights, check_file, load_model, positive, say
 
 EXAMPLE = """minivitpose evaluate --weights vitpose-b-coco.pth --images val2017 --annotations val2017.json
 minivitpose evaluate --results results.json --annotations val2017.json"""
@@ -54,7 +54,7 @@ def check_usage(options):
     if not options.images.is_dir():
         raise UsageError(f"--images: the folder {options.images} does not exist")
     if options.out is not None:
-        check_folder(options.out.parent)
+        check_file(options.out, options.annotations, options.detections, options.weights)
 
 
 def evaluate_results(options):
@@ -94,11 +94,11 @@ def evaluate_model(options):
     start = time.perf_counter()
     results, broken, count = estimate_people(plan, truth, people, options.images, skeleton.sigmas, not options.no_nms)
     seconds = time.perf_counter() - start
-    if options.out:
-        write_text(options.out, json.dumps(results) + "\n")
-        say(f"written: {options.out}, {len(results)} results")
     report(truth, as_coco(results, "the results", num_keypoints == WHOLE_BODY), skeleton, ids)
     print(f"\n{count} people in {seconds:.1f} s" + (f", {count / seconds:.1f} a second" if seconds else ""))
+    if options.out:  # after the table: a full disk does not take it away
+        write_text(options.out, json.dumps(results) + "\n")
+        say(f"written: {options.out}, {len(results)} results")
     return complain_about(broken, len(ids))
 
 

@@ -44,6 +44,8 @@ def find_pictures(inputs):
 def pictures_of(text):
     """One INPUT -> list of paths."""
     path = Path(text)
+    if not text:
+        raise UsageError("INPUT: expected a picture, a folder or a pattern, found nothing")
     if path.is_dir():
         names = sorted(entry.name for entry in os.scandir(path) if entry.is_file() and is_picture(entry.name))
         if not names:

@@ -7,10 +7,14 @@ when the process died is taken off when the file is opened again, and the work g
 import json
 from pathlib import Path
 
+from minivitpose.cli.options import UsageError
+
+BEGINNING = b'{"settings": '  # of every such file
+
 
 class Journal:
     """Results by key, on disk. Attributes: path; places, key -> where its line begins; stale, true if what was there
-    came from other settings and is thrown away with the first result.
+    came from other settings and is thrown away with the first result. Raises UsageError for a file of another kind.
     """
 
     def __init__(self, path, settings):
@@ -22,7 +26,10 @@ class Journal:
     def scan(self):
         """Find the lines of an earlier run, as far as they are whole."""
         with open(self.path, "rb") as file:
-            header = parsed(file.readline())
+            line = file.readline()
+            if not BEGINNING.startswith(line[: len(BEGINNING)].rstrip(b"\0")):  # zeros: the system died with it
+                raise UsageError(f"{self.path} was not written by minivitpose predict: take another folder with --out")
+            header = parsed(line)
             self.stale = header is not None and header != self.header
             while header == self.header:
                 self.end = file.tell()

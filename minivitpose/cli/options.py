@@ -1,6 +1,8 @@
 """What several commands share: options, the model they name, words on the way, files written whole or not at all."""
 
 import argparse
+import math
+import os
 import sys
 
 WEIGHTS = "a .pth, .safetensors or .npz file, a Hugging Face folder, hf:OWNER/NAME, or 'mini'"
@@ -14,6 +16,17 @@ def positive(text):
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number from 1, found {text!r}")
     return int(text)
+
+
+def number(text):
+    """A float that is a number."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"expected a number, found {text!r}")
+    return value
 
 
 def add_weights(p, required=True):
@@ -60,10 +73,33 @@ def check_folder(folder):
         raise UsageError(f"the folder {folder} does not exist: make it first")
 
 
+def check_file(path, *read):
+    """The same of a file that is to be written: it has a folder, is none, and is not one of those that are read."""
+    check_folder(path.parent)
+    if path.is_dir():
+        raise UsageError(f"{path}: expected the name of a file, found a folder")
+    check_apart([path], *read)
+
+
+def check_apart(written, *read):
+    """What is read stays as it is. read: paths or None."""
+    for path in written:
+        for other in filter(None, read):
+            if os.path.exists(path) and os.path.exists(other) and os.path.samefile(path, other):
+                raise UsageError(f"{path} is a file that is read: give another name for what is written")
+
+
+def make_folder(path):
+    """The folder for results, made if it is not there."""
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"{path}: expected a folder, found a file of that name")
+    path.mkdir(parents=True, exist_ok=True)
+
+
 def check_figure(path):
     """The same of a figure that is to be written: its folder, and an ending that is known."""
     from minivitpose.plot import KINDS
 
-    check_folder(path.parent)
+    check_file(path)
     if path.suffix.lower() not in KINDS:
         raise UsageError(f"{path}: expected an ending of {', '.join(KINDS)}, found {path.suffix!r}")

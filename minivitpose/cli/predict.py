@@ -3,7 +3,18 @@
 from pathlib import Path
 
 from minivitpose.cli.inputs import DRAWN, find_pictures, make_jobs, shown
-from minivitpose.cli.options import UsageError, add_box, add_engine, add_weights, load_model, positive, say
+from minivitpose.cli.options import (
+    UsageError,
+    add_box,
+    add_engine,
+    add_weights,
+    check_apart,
+    load_model,
+    make_folder,
+    number,
+    positive,
+    say,
+)
 from minivitpose.cli.predict_many import run_many
 from minivitpose.cli.results import FORMATS, about, coco, draw, easy, make_entry, named_single, skeleton_of, write
 
@@ -32,7 +43,7 @@ def add(command):
     text = "the people's boxes: COCO annotations or detections, by the pictures' names or the numbers in them"
     p.add_argument("--boxes", metavar="FILE", help=text)
     text = "leave out boxes of --boxes with a lower score (default: 0)"
-    p.add_argument("--min-score", type=float, metavar="S", help=text)
+    p.add_argument("--min-score", type=number, metavar="S", help=text)
     p.add_argument("--flip", action="store_true", help="the mean with the mirrored picture: better, twice the time")
     text = f"{', '.join(PIPELINES)}: crop and decode as that program does (default: what the model was made for)"
     p.add_argument("--pipeline", choices=PIPELINES, metavar="P", help=text)
@@ -40,7 +51,7 @@ def add(command):
     text = "named (default), coco (a list of COCO results) or easy (as easy_ViTPose)"
     p.add_argument("--format", choices=FORMATS, default=FORMATS[0], help=text)
     text = "draw keypoints from this score (default: 0.3); what is written has them all"
-    p.add_argument("--threshold", type=float, default=0.3, metavar="T", help=text)
+    p.add_argument("--threshold", type=number, default=0.3, metavar="T", help=text)
     p.add_argument("--no-draw", action="store_true", help="write the numbers alone")
     p.add_argument("--out", type=Path, default=Path("."), metavar="DIR", help="where to write (default: this folder)")
     add_engine(p)
@@ -55,6 +66,7 @@ def run(options):
     single = paths == [Path(text) for text in options.inputs] and len(paths) == 1
     check_usage(options, paths, single)
     jobs = read_jobs(options, paths)
+    check_apart(written(options, jobs, single), options.boxes, options.weights)
     picture = prepare_job(jobs[0], options) if single else None  # a bad picture or box shows before the weights load
     try:
         model = load_model(options, precision=options.precision)
@@ -62,7 +74,7 @@ def run(options):
         raise UsageError(str(error)) from None
     try:
         plan = make_plan(model, options.pipeline, options.flip, options.batch)
-        options.out.mkdir(parents=True, exist_ok=True)
+        make_folder(options.out)
         say_dataset(options, model.config)
         return run_single(options, plan, jobs[0], picture) if single else run_many(options, plan, jobs)
     except PoseError as error:
@@ -78,6 +90,15 @@ def check_usage(options, paths, single):
         raise UsageError("--min-score goes with --boxes: only a detector's boxes have scores")
     if options.box is None and options.box_format != "xywh":
         raise UsageError("--box-format goes with --box: a COCO file always has x, y, width, height")
+
+
+def written(options, jobs, single):
+    """The files of numbers that there will be; drawn pictures have names that no input has."""
+    if options.format == "easy":
+        names = [f"{job.name}_result.json" for job in jobs]
+    else:
+        names = [f"{jobs[0].name}{DRAWN}.json" if single else "keypoints.json"]
+    return [options.out / name for name in (names if single else [*names, "keypoints.jsonl", "keypoints-broken.json"])]
 
 
 def read_jobs(options, paths):

@@ -22,7 +22,10 @@ def run_many(options, plan, jobs):
 
 def run_alone(options, plan, jobs):
     """``run_many``, with the folder for itself."""
-    journal = Journal(options.out / "keypoints.jsonl", settings(options, plan))
+    path, result = options.out / "keypoints.jsonl", options.out / "keypoints.json"
+    if result.exists() and not path.exists() and options.format != "easy":
+        raise UsageError(f"{shown(result)} has no {path.name} beside it, so it may be another's: take another --out")
+    journal = Journal(path, settings(options, plan))
     todo = [job for job in jobs if not is_done(options, journal, job)]
     if journal.stale:
         say(f"{shown(journal.path)}: of another model or other options, begun anew")

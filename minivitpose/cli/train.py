@@ -6,10 +6,11 @@ from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 
-from minivitpose.cli.options import UsageError, say
+from minivitpose.cli.options import UsageError, check_file, make_folder, say
 from minivitpose.files import alone_in, write_text
 
 EXAMPLE = "minivitpose train --config docs/mini.toml --out runs/mini --minutes 170"
+SETTINGS, CURVE = "settings.toml", "curve.png"  # in the folder, beside what training.loop writes
 SHOWN = ("loss", "accuracy", "validation_accuracy")
 CHANGES = ("weights", "annotations", "images", "validation", "validation_images", "keypoints", "dataset")
 CHANGES += ("steps", "batch", "rate", "precision", "seed")
@@ -18,7 +19,7 @@ CHANGES += ("steps", "batch", "rate", "precision", "seed")
 def add(command):
     p = command("train", run, "train a model; stopped at any moment it goes on where it was", EXAMPLE)
     p.add_argument("--config", metavar="TOML", help="settings, in parts if wanted; what is given below changes them")
-    p.add_argument("--out", type=Path, required=True, metavar="DIR", help="checkpoint, log, curve and weights")
+    p.add_argument("--out", type=folder, required=True, metavar="DIR", help="checkpoint, log, curve and weights")
     p.add_argument("--weights", metavar="W", help="start from this checkpoint (default: new weights)")
     p.add_argument("--annotations", metavar="JSON", help="a COCO file with keypoints (default: the mannequin world)")
     p.add_argument("--images", metavar="DIR", help="the folder of its pictures")
@@ -34,6 +35,12 @@ def add(command):
     p.add_argument("--seed", type=int, metavar="N")
     p.add_argument("--minutes", type=minutes, metavar="M", help="stop after so long; the same command goes on")
     p.add_argument("--engine", choices=("fast", "numpy"), default="fast", help="fast (default) or numpy, the textbook")
+
+
+def folder(text):
+    if not text:
+        raise argparse.ArgumentTypeError("expected a folder, found nothing")
+    return Path(text)
 
 
 def minutes(text):
@@ -54,7 +61,8 @@ def run(options):
     parts = read_settings(options.config, **changes, frozen=options.frozen and tuple(options.frozen))
     for settings in parts:
         check(settings)
-    options.out.mkdir(parents=True, exist_ok=True)
+    make_folder(options.out)
+    check_folder_of(options, parts)
     with alone_in(options.out):
         return run_alone(options, parts)
 
@@ -69,15 +77,37 @@ def check(settings):
         raise UsageError("--validation goes with --annotations; the mannequin world has held-out scenes of its own")
 
 
+def check_folder_of(options, parts):
+    """Raises UsageError where the training would write over something that it reads or that it did not make."""
+    from minivitpose.training.loop import CHECKPOINT, TABLE, WEIGHTS
+    from minivitpose.training.settings import SettingsError, read_settings
+
+    results = [options.out / name for name in (CHECKPOINT, TABLE, WEIGHTS, CURVE)]
+    settings = options.out / SETTINGS
+    read = {options.config, *(name for part in parts for name in (part.weights, part.annotations, part.validation))}
+    for path in results:
+        check_file(path, *read)
+    if settings.exists():
+        try:
+            same = read_settings(settings) == parts
+        except SettingsError:
+            same = False
+        if not same and not results[0].exists():
+            raise UsageError(f"{settings} has other settings and would be lost: give another --out")
+    elif there := [path for path in results if path.exists()]:
+        raise UsageError(f"{there[0]} is of no training that can go on here, and would be lost: give another --out")
+
+
 def run_alone(options, parts):
     """``run``, with the folder for itself."""
     from minivitpose.plot import save
     from minivitpose.training.curve import training_curve
     from minivitpose.training.loop import DivergedError
-    from minivitpose.training.settings import as_toml
+    from minivitpose.training.settings import as_toml, read_settings
 
     training = prepare(options, parts)
-    write_text(options.out / "settings.toml", as_toml(parts))
+    if not (options.out / SETTINGS).exists() or read_settings(options.out / SETTINGS) != parts:
+        write_text(options.out / SETTINGS, as_toml(parts))  # else it stays as it is, with its owner's notes
     ends = list(accumulate(part.steps for part in parts))
     if training.done:
         say(f"going on from step {training.done} of {ends[-1]}")
@@ -89,7 +119,7 @@ def run_alone(options, parts):
         return 1
     finally:
         if training.lines:
-            save(training_curve(training.lines, training.config.describe(), ends), options.out / "curve.png")
+            save(training_curve(training.lines, training.config.describe(), ends), options.out / CURVE)
     written = options.out / ("weights.npz" if training.finished else "checkpoint.npz")
     print(f"written: {written}, step {training.done} of {ends[-1]}")
     if not training.finished:

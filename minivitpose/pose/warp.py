@@ -13,8 +13,9 @@ def warp(image, matrix, size, hard=False):
     image (H, W, 3) uint8; matrix (2, 3): crop pixel u, v -> picture pixel x, y; size (height, width) of the crop ->
     (height, width, 3) uint8, halves rounded up. Beyond the border lies black. The last pixel fades into it over one
     pixel, as in cv2.warpAffine with a constant border of 0; with ``hard`` every point beyond the last pixel's centre is
-    black at once, as in scipy.ndimage.affine_transform(order=1).
+    black at once, as in scipy.ndimage.affine_transform(order=1). Raises ValueError for a matrix that is not finite.
     """
+    check_matrix(matrix)
     height, width = image.shape[:2]
     x, y = points(matrix, size)
     above, over = np.floor(y), np.floor(x)
@@ -28,6 +29,12 @@ def warp(image, matrix, size, hard=False):
     if hard:
         pixels[(x < 0) | (x > width - 1) | (y < 0) | (y > height - 1)] = 0
     return np.floor(pixels + 0.5).astype(np.uint8)
+
+
+def check_matrix(matrix):
+    """Raises ValueError where it names no places: a compiled loop would read beyond the picture."""
+    if not np.isfinite(matrix).all():
+        raise ValueError(f"matrix: expected finite numbers, found {np.asarray(matrix).tolist()}")
 
 
 def points(matrix, size):

@@ -9,6 +9,7 @@ import numpy as np
 from numba import njit
 
 from minivitpose.kernels.jit import options
+from minivitpose.pose.warp import check_matrix
 
 
 @njit(**options | {"parallel": False, "nogil": True})
@@ -50,6 +51,7 @@ def mix(image, i, ii, j, jj, upper, lower, near, far, pixels, v, u):
 
 def warp(image, matrix, size, hard=False):
     """As ``warp.warp``: image (H, W, 3) uint8, matrix (2, 3), size (height, width) -> (height, width, 3) uint8."""
+    check_matrix(matrix)
     image = image.view()
     image.flags.writeable = False  # one compilation for pictures that may be written to and for those that may not
     pixels = np.empty((*size, 3), np.uint8)

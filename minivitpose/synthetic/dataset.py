@@ -45,8 +45,9 @@ def keep_settings(folder, settings):
     """Write down what the pictures are made of, or compare with what is there."""
     path = folder / SETTINGS
     if not path.exists():
-        if strange := next((folder / IMAGES).iterdir(), None):
-            raise SyntheticError(f"{strange} was not drawn here, as there is no {SETTINGS}; take another folder")
+        there = [*(folder / IMAGES).iterdir(), *folder.glob(ANNOTATIONS)]
+        if there:
+            raise SyntheticError(f"{there[0]} was not made here, as there is no {SETTINGS}; take another folder")
         write_text(path, json.dumps(settings))
         return
     try:

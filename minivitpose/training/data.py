@@ -35,6 +35,9 @@ class CocoCrops:
         """
         self.settings, self.config, self.skeleton = settings, config, skeleton
         self.folder, self.say, self.broken = Path(images), say, {}
+        if not self.folder.is_dir():
+            found = "a file" if self.folder.exists() else "nothing of that name"
+            raise CocoError(f"{images}: expected the folder of the pictures of {annotations}, found {found}")
         coco = read_coco(annotations, wholebody=len(skeleton.keypoints) == 133)
         if coco.images is None or coco.keypoints is None:
             raise CocoError(f"{annotations}: expected annotations with keypoints, found none")

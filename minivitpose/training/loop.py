@@ -25,6 +25,7 @@ from minivitpose.training.settings import Settings
 
 LOG = ("step", "loss", "accuracy", "rate", "gradient", "validation_loss", "validation_accuracy")
 CHECKPOINT, TABLE, WEIGHTS = "checkpoint.npz", "log.csv", "weights.npz"
+ANEW = "begin anew in another folder, with --weights the last weights.npz if there are some"
 EVERY = 20  # steps to a line of the log
 SAVE_SECONDS = 60  # from one checkpoint to the next
 
@@ -178,10 +179,9 @@ class Training:
         if bad is None:
             _, cache = model.with_engine("numpy").run_with_cache(images)
             bad = next((name for name, x in cache.items() if not np.isfinite(x).all()), "the gradients")
-        kept = f"the checkpoint of an earlier step is in {self.folder}" if (self.folder / CHECKPOINT).exists() else ""
         return (
-            f"the loss is {loss} at step {self.done}; the first place that is not finite: {bad}; try a smaller rate "
-            f"(it is {self.settings.rate:g}) or a longer warm_up; {kept}"
+            f"the loss is {loss} at step {self.done}; the first place that is not finite: {bad}; begin anew in another "
+            f"folder, with a smaller rate (it is {self.settings.rate:g}) or a longer warm_up"
         )
 
     # ------------------------------------------------------------------------------------------ files
@@ -201,7 +201,11 @@ class Training:
     def restore(self):
         """Take up the checkpoint in the folder."""
         path = self.folder / CHECKPOINT
-        arrays = read_state_dict(path)
+        try:
+            arrays = read_state_dict(path)
+        except CheckpointError:
+            text = f"{path}, which the training would go on from, is cut off, damaged or something else"
+            raise CheckpointError(text, fix=ANEW) from None
         try:
             state = json.loads(bytes(arrays["__state__"]))
             stored = [asdict(Settings()) | dict(part) for part in state["parts"]]  # what came later was at its default
@@ -210,7 +214,7 @@ class Training:
         if not stored:
             raise not_ours(path)
         if other := difference(stored, json.loads(json.dumps([asdict(part) for part in self.parts]))):
-            fix = "give the same settings to go on, or another folder to start anew"
+            fix = "give the same settings to go on, a further part in [[parts]] to learn more, or another folder"
             raise CheckpointError(f"{path} is of a training with {other}", fix=fix)
         self.begin(len(stored) - 1)
         try:
@@ -251,7 +255,7 @@ def difference(found, wanted):
 
 
 def not_ours(path):
-    return CheckpointError(f"{path} is no checkpoint of this training", fix="use another folder")
+    return CheckpointError(f"{path} is no checkpoint of this training", fix=ANEW)
 
 
 def format_cell(value):

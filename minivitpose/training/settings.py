@@ -1,5 +1,6 @@
 """Everything that a training depends on, in one TOML file: with it and the same data, the same weights come out."""
 
+import json
 import math
 import sys
 import tomllib
@@ -150,7 +151,9 @@ def read_settings(path=None, **changes):
         try:
             with open(path, "rb") as file:
                 found = tomllib.load(file)
-        except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except OSError as error:
+            raise SettingsError(f"{path}: expected a TOML file with settings: {error.strerror or error}") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
             raise SettingsError(f"{path}: expected a TOML file with settings: {error}") from None
     changes = {name: value for name, value in changes.items() if value is not None}
     tables = found.pop("parts", [{}])
@@ -194,4 +197,6 @@ def as_lines(found):
 def toml(value):
     if isinstance(value, tuple):
         return f"[{', '.join(map(toml, value))}]"
-    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"' if isinstance(value, str) else repr(value)
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return repr(value)
