@@ -2,11 +2,11 @@
 
 import minivitpose as mvp
 
-model = mvp.load("mini")                           # or a path to a .pth, .safetensors or .npz
-heatmaps = model(images)                           # (B, 3, 256, 192) normalised -> (B, K, 64, 48)
-heatmaps, cache = model.run_with_cache(images)     # every activation by name
-print(mvp.compare(cache, mvp.load_reference("recorded.npz")))
-poses = mvp.estimate(model, image, boxes)          # keypoints in pixels of the picture
+model = mvp.load("mini")                                        # or a path to a .pth, .safetensors or .npz
+poses = mvp.estimate(model, "photo.jpg", [(120, 40, 200, 420)])  # keypoints x, y in pixels of the picture, by box
+image = read_image("photo.jpg")                                 # this, crop and network_input are of minivitpose.pose
+images = network_input(crop(image, (120, 40, 200, 420)))        # (1, 3, 256, 192), normalised
+heatmaps, cache = model.run_with_cache(images)                  # (1, 17, 64, 48), and every activation by name
 """
 
 __version__ = "0.1.0"

@@ -81,7 +81,8 @@ def figures(paths):
                 heading = headings[-1] if headings else heading
             count = sum("image/png" in output.get("data", {}) for output in cell.get("outputs", []))
             if count:
-                yield f"| {cell.execution_count} | {heading}{f' ({count} figures)' if count > 1 else ''} |"
+                more = f" ({count} figures)" if count > 1 else ""
+                yield f"| {cell.execution_count} | {heading or 'the first figure'}{more} |"
         yield ""
 
 

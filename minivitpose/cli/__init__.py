@@ -51,7 +51,8 @@ def parser():
     top = argparse.ArgumentParser(
         prog="minivitpose",
         description="ViTPose from scratch in NumPy and Numba: run it, look inside, check it against PyTorch.",
-        epilog="example: minivitpose demo          more: minivitpose COMMAND --help",
+        epilog="example: minivitpose demo\nmore:    minivitpose COMMAND --help",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="version", version=f"minivitpose {__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)

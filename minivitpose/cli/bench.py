@@ -13,8 +13,8 @@ EXAMPLE = "minivitpose bench --variant s --batch 1 8 --peers torch,openvino --js
 def add(command):
     text = "time this package's engines and others: a process each, in turn, results compared"
     p = command("bench", run, text, EXAMPLE)
-    p.add_argument("--variant", type=str.lower, default="s", choices=("s", "b", "l", "h", "mini"))
-    p.add_argument("--head", default="classic", choices=("classic", "simple"))
+    p.add_argument("--variant", type=str.lower, default="s", choices=("s", "b", "l", "h", "mini"), help="(default: s)")
+    p.add_argument("--head", default="classic", choices=("classic", "simple"), help="(default: classic)")
     p.add_argument("--batch", type=positive, nargs="+", default=[1], metavar="N", help="crops a call (default: 1)")
     p.add_argument("--threads", type=positive, nargs="+", metavar="N", help="for all engines (default: every core)")
     add_names(p, "--engines", ("fast", "numba", "numpy"), "of this package (default: all)")

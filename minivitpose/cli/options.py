@@ -58,7 +58,7 @@ def add_box(p, more, **options):
 
 
 def add_engine(p):
-    text = "fast (default), numba or numpy: one meaning, three speeds"
+    text = "fast (default), numba, compiled layer by layer, or numpy, the textbook: the same up to rounding"
     p.add_argument("--engine", choices=("fast", "numba", "numpy"), default="fast", help=text)
 
 

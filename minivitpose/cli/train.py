@@ -32,7 +32,7 @@ def add(command):
     p.add_argument("--batch", type=int, metavar="N", help="crops a step")
     p.add_argument("--rate", type=float, metavar="R", help="the learning rate at its highest")
     p.add_argument("--precision", choices=("float32", "bf16"), help="of products: float32 (default), or bf16, faster")
-    p.add_argument("--seed", type=int, metavar="N")
+    p.add_argument("--seed", type=int, metavar="N", help="another seed, other draws (default: 0)")
     p.add_argument("--minutes", type=minutes, metavar="M", help="stop after so long; the same command goes on")
     p.add_argument("--engine", choices=("fast", "numpy"), default="fast", help="fast (default) or numpy, the textbook")
 
