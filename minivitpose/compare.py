@@ -6,6 +6,7 @@ from itertools import zip_longest
 
 import numpy as np
 
+from minivitpose.checkpoint.sources import without_torch
 from minivitpose.trace import Reference, largest, root_mean_square, sample_of, signed_sum
 
 # The table of tolerances; docs/numerics.md says why and what was measured. In float32 the error against the float64
@@ -80,13 +81,19 @@ class Row:
 def compare(cache, reference):
     """Walk through the activations in the order of execution and stop at the first that diverges from the reference.
 
-    cache: what ``run_with_cache`` gave, or any mapping of names to arrays. reference: a Reference (``load_reference``,
-    ``reference.record``) or a mapping of names to arrays. Each activation is checked in the chain (as it is in the
-    cache) and, if cache and reference are whole, alone: computed anew from the reference's input. -> Report.
-    Raises ValueError if there is nothing to compare: no name in common, or other images.
+    cache: what ``run_with_cache`` gave, or any mapping of names to arrays or tensors. reference: a Reference
+    (``load_reference``, ``reference.record``) or such a mapping. Each activation is checked in the chain (as it is in
+    the cache) and, if cache and reference are whole, alone: computed anew from the reference's input. -> Report.
+    Raises ValueError if there is nothing to compare: no mapping, no name in common, or other images.
     """
+    if isinstance(cache, tuple):
+        raise ValueError("cache: expected a mapping, found a tuple: run_with_cache gives heatmaps and the cache")
+    for what, given in (("cache", cache), ("reference", reference)):
+        if not hasattr(given, "items"):
+            raise ValueError(f"{what}: expected a mapping, found {given!r:.80}; load_reference(path) reads a recording")
     if not isinstance(reference, Reference):
-        reference = Reference(dict(reference)).gather_facts()
+        values = {name: np.asarray(without_torch(x)) for name, x in reference.items()}
+        reference = Reference(values).gather_facts()
     fused = getattr(cache, "fused", False)
     names = [name for name in reference if name in cache or not fused]
     if not any(name in cache for name in names):
@@ -125,7 +132,7 @@ def compare_one(name, cache, reference, alone):
     facts = reference.facts[name]
     if name not in cache:
         return Row(name, facts.shape, facts.dtype, fault="missing: the reference has it, the cache does not")
-    ours = np.asarray(cache[name])
+    ours = np.asarray(without_torch(cache[name]))
     row = {"milliseconds": getattr(cache, "milliseconds", {}).get(name), "shape": ours.shape, "dtype": str(ours.dtype)}
     if ours.shape != tuple(facts.shape):
         return Row(name, **row, fault=f"shape {ours.shape}, expected {tuple(facts.shape)}")
@@ -148,7 +155,7 @@ def check(ours, truth, values, facts, kind, sample=None):
         ours = ours.reshape(-1)[places]
     if not ours.size:
         return Check(0.0, 0.0, 0.0)
-    off = np.abs(ours.astype(np.float64) - (values if truth is None else truth))
+    off = np.atleast_1d(np.abs(ours.astype(np.float64) - (values if truth is None else truth)))
     off[np.isnan(off)] = np.inf
     worst = int(off.argmax())
     at = np.unravel_index(worst if places is None else places[worst], shape)

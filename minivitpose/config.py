@@ -5,7 +5,8 @@ projection to 768 channels looks the same for 6 and for 12 heads) and comes from
 """
 
 from dataclasses import dataclass, fields
-from math import isqrt
+from math import isfinite, isqrt
+from numbers import Integral, Real
 
 from minivitpose.layers import DECONV_PADDING
 
@@ -62,6 +63,18 @@ def keypoints_of(dataset):
     return next(count for count, datasets in DATASETS.items() if dataset in datasets)
 
 
+COUNTS = ("embed_dim", "depth", "num_heads", "num_keypoints", "head_dim", "mlp_dim", "ratio", "final_kernel")
+OPTIONAL = ("head_dim", "mlp_dim", "final_kernel")  # None goes by the others
+
+
+def is_count(x):
+    return isinstance(x, Integral) and not isinstance(x, bool) and x > 0
+
+
+def is_real(x):
+    return isinstance(x, Real) and not isinstance(x, bool) and isfinite(x)
+
+
 @dataclass(frozen=True)
 class Config:
     """Every number that the network's shape depends on. Sizes are (height, width) in pixels."""
@@ -88,6 +101,18 @@ class Config:
     pipeline: str | None = None  # what surrounds the network, a name in pose.pipelines; None goes by the dataset
 
     def __post_init__(self):
+        for name in COUNTS:
+            if not is_count(getattr(self, name)) and not (name in OPTIONAL and getattr(self, name) is None):
+                raise ConfigError(f"{name}: expected a whole number from 1, found {getattr(self, name)!r}")
+        for name in ("image_size", "patch_size"):
+            pair = getattr(self, name)
+            if not isinstance(pair, tuple | list) or len(pair) != 2 or not all(map(is_count, pair)):
+                raise ConfigError(f"{name}: expected (height, width), whole numbers from 1, found {pair!r}")
+            object.__setattr__(self, name, tuple(map(int, pair)))
+        if not is_real(self.eps) or self.eps < 0:
+            raise ConfigError(f"eps: expected a number from 0, found {self.eps!r}")
+        if self.qk_scale is not None and not is_real(self.qk_scale):
+            raise ConfigError(f"qk_scale: expected a number, found {self.qk_scale!r}")
         simple = self.head == "simple"
         if self.head not in ("classic", "simple"):
             raise ConfigError(f"head must be 'classic' or 'simple', not {self.head!r}")
@@ -247,6 +272,8 @@ def read_config(shapes, num_heads=None, **options):
 
     positions = shapes["backbone.pos_embed"][1] - 1
     ratio = options.get("ratio", 1)
+    if not is_count(ratio):
+        raise ConfigError(f"ratio: expected a whole number from 1, found {ratio!r}")
     if options.get("image_size") is None:
         options["image_size"] = image_size_for(positions, patch[0] // ratio)
     read |= {name: value for name, value in options.items() if value is not None}
@@ -268,8 +295,8 @@ def heads(embed_dim, depth, num_heads=None):
             "does not show its number of heads: pass num_heads= (--heads on the command line)"
         )
     num_heads = known[embed_dim, depth] if num_heads is None else num_heads
-    if num_heads < 1:
-        raise ConfigError(f"num_heads must be 1 or more, not {num_heads}")
+    if not is_count(num_heads):
+        raise ConfigError(f"num_heads: expected a whole number from 1, found {num_heads!r}")
     return num_heads
 
 

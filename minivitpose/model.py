@@ -154,11 +154,19 @@ def load(
     Raises CheckpointError, with everything that does not fit, for a source that is not a whole ViTPose, and ValueError
     for an unknown engine, precision or dtype.
     """
-    if np.dtype(dtype) not in (np.float32, np.float64):
-        raise ValueError(f"dtype must be float32 or float64, not {dtype}")
+    check_dtype(dtype)
     options = {"image_size": image_size, "qk_scale": qk_scale, "ratio": ratio, "eps": eps}
     params, config = fit(read_source(source), num_heads, options, dtype, dataset, expert)
     return ViTPose(params, config, engine, precision)
+
+
+def check_dtype(dtype):
+    try:
+        known = np.dtype(dtype) in (np.float32, np.float64)
+    except TypeError:
+        known = False
+    if not known:
+        raise ValueError(f"dtype must be float32 or float64, not {dtype}")
 
 
 ENGINES = ("fast", "numba", "numpy")

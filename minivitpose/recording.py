@@ -34,19 +34,26 @@ def make_header(config, seed=None, **versions):
 def save_reference(reference, path, sample=None):
     """Write a Reference to an npz file; with ``sample``, only about that many elements of each activation.
 
-    The file appears under its name when it is whole: an interrupt or a full disk leaves what was there before.
+    The file appears under its name when it is whole: an interrupt or a full disk leaves what was there before. Raises
+    RecordingError for what is no Reference, and where one that is a sample itself is to be sampled in another way.
     """
+    if not isinstance(reference, Reference):
+        found = type(reference).__name__
+        raise RecordingError(f"expected a Reference, as reference.record gives it, found {found}")
+    if reference.sample is not None and sample not in (None, reference.sample):
+        raise RecordingError(f"it holds a sample of {reference.sample} of each activation, expected that or the whole")
+    kept, sample = reference.sample, sample or reference.sample
     arrays = {"images": reference.images}
     for name, x in reference.values.items():
-        places = slice(None) if sample is None else sample_of(x.size, sample)
+        places = sample_of(x.size, sample) if kept is None and sample else slice(None)
         arrays[f"value/{name}"] = x if sample is None else x.reshape(-1)[places]
         kinds = {"truth": reference.truth} if sample else {"truth": reference.truth, "alone": reference.alone}
         for kind, truths in kinds.items():
             if name in truths:
                 rest = (truths[name] - x).astype(np.float32)
                 arrays[f"{kind}/{name}"] = rest if sample is None else rest.reshape(-1)[places]
-    header = {"format": FORMAT, "version": VERSION, "dtype": str(reference.images.dtype), "sample": sample}
-    header |= reference.header
+    own = {"format": FORMAT, "version": VERSION, "dtype": str(reference.images.dtype), "sample": sample}
+    header = own | reference.header | own
     header["facts"] = {name: asdict(facts) for name, facts in reference.facts.items()}
     arrays["__header__"] = np.frombuffer(json.dumps(header).encode(), np.uint8)
     with replacing(path) as file:

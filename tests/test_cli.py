@@ -298,4 +298,11 @@ def test_record_bad_use_is_one_line(photo, capsys):
     assert "--half" in error_of(capsys, "record", "--weights", "mini", "--half", "--out", "r.npz")
     assert "--sample" in error_of(capsys, "record", "--variant", "mini", "--sample", "0", "--out", "r.npz")
     assert "nowhere" in error_of(capsys, "record", "--variant", "mini", "--out", "nowhere/r.npz")
+    Path("w.npz").write_bytes(b"weights")
+    for more in (["--out", "w.npz"], ["--out", "r.npz", "--save-weights", "w.npz"]):
+        assert "w.npz is a file that is read" in error_of(capsys, "record", "--weights", "w.npz", *more)
+    assert Path("w.npz").read_bytes() == b"weights"
+    assert "found a folder" in error_of(capsys, "record", "--variant", "mini", "--out", ".")
+    both = ["--out", "r.npz", "--save-weights", "./r.npz"]
+    assert "expected two files" in error_of(capsys, "record", "--variant", "mini", *both)
     assert "--box" in error_of(capsys, "record", "--variant", "mini", "--box", "0", "0", "9", "9", "--out", "r.npz")

@@ -300,6 +300,18 @@ def test_nothing_to_compare_is_an_error_not_a_success(model, reference):
         compare(run(model, reference), {"other": np.zeros(3)})
     with pytest.raises(ValueError, match="different images"):
         compare(model.run_with_cache(reference.images + np.float32(1))[1], reference)
+    with pytest.raises(ValueError, match="reference: expected a mapping, found 'a.npz'; load_reference.path. reads a"):
+        compare(run(model, reference), "a.npz")
+    with pytest.raises(ValueError, match="cache: expected a mapping, found a tuple: run_with_cache gives heatmaps and"):
+        compare(model.run_with_cache(reference.images), reference)
+
+
+def test_tensors_and_single_numbers_can_be_compared():
+    torch = pytest.importorskip("torch")
+    ours = {"a": np.float32([1, 2]), "b": np.float32(3)}
+    tensors = {name: torch.from_numpy(np.array(x)).requires_grad_() for name, x in ours.items()}
+    assert compare(ours, tensors).ok and compare(tensors, ours).ok and compare(tensors, tensors).ok
+    assert not compare(ours | {"b": np.float32(3.1)}, tensors).ok
 
 
 def test_an_infinite_tolerance_or_error_never_passes():

@@ -147,8 +147,27 @@ def test_heads_of_an_unknown_model_must_be_given():
     shapes = parameter_shapes(small_config())
     with pytest.raises(ConfigError, match="pass num_heads="):
         read_config(shapes)
-    with pytest.raises(ConfigError, match="1 or more"):
-        read_config(shapes, 0)
+    for wrong in (0, 3.0, "3"):
+        with pytest.raises(ConfigError, match="num_heads: expected a whole number from 1"):
+            read_config(shapes, wrong)
+
+
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        ({"eps": float("nan")}, "eps: expected a number from 0, found nan"),
+        ({"eps": -1.0}, "eps: expected a number from 0, found -1.0"),
+        ({"eps": "1e-6"}, "eps: expected a number from 0, found '1e-6'"),
+        ({"qk_scale": float("inf")}, "qk_scale: expected a number, found inf"),
+        ({"image_size": 256}, "image_size: expected .height, width., whole numbers from 1, found 256"),
+        ({"image_size": (-256, -192)}, "image_size: expected .height, width., whole numbers from 1"),
+        ({"ratio": 0}, "ratio: expected a whole number from 1, found 0"),
+        ({"num_keypoints": 0}, "num_keypoints: expected a whole number from 1, found 0"),
+    ],
+)
+def test_numbers_that_make_no_network_are_named(option, says):
+    with pytest.raises(ConfigError, match=says):
+        small_config(**option)
 
 
 def test_image_size_must_follow_or_be_given():

@@ -171,6 +171,12 @@ def test_hf_turns_as_udp_does():
     assert np.allclose(crop_matrix(*args, "hf", 30), crop_matrix(*args, "udp", 30), atol=1e-4)
 
 
+@pytest.mark.parametrize("size", [256, (0, 0), (1, 1), (256.0, 192.0), (256, 192, 3), None])
+def test_a_size_that_is_none_is_named(size):
+    with pytest.raises(ValueError, match="size: expected .height, width., whole numbers from 2, found"):
+        crop(np.zeros((40, 30, 3), np.uint8), (0, 0, 30, 40), size)
+
+
 def test_an_unknown_mode_is_named():
     with pytest.raises(ValueError, match="expected one of udp, plain, hf, easy, found 'cv2'"):
         crop(NOISE, (0, 0, 9, 9), mode="cv2")

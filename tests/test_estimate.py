@@ -268,8 +268,17 @@ def test_a_set_without_mirror_pairs_has_no_flip_test():
 def test_bad_options_are_named():
     with pytest.raises(PoseError, match="expected one of udp, .*found 'best'"):
         estimate(StandIn(), PICTURE, BOXES, pipeline="best")
-    with pytest.raises(PoseError, match="1 or more people at a time, found 0"):
-        estimate_each(StandIn(), [PICTURE], batch=0)
+    for batch in (0, 2.5, "8", None, True):
+        with pytest.raises(PoseError, match="batch: expected a whole number of people at a time, from 1, found"):
+            estimate_each(StandIn(), [PICTURE], batch=batch)
+    with pytest.raises(PoseError, match="pipeline: expected one of udp"):
+        estimate(StandIn(), PICTURE, BOXES, pipeline=["udp"])
+    for one in ("photo.jpg", PICTURE, Image.fromarray(PICTURE)):
+        with pytest.raises(ImageError, match="expected an iterable of pictures, found one: use estimate, or give"):
+            estimate_each(StandIn(), one)
+    for scores, says in ((0.9, "a list of numbers, found 0.9"), ([None], "a list"), ([np.nan], "found nan at place 0")):
+        with pytest.raises(BoxError, match=says):
+            estimate(StandIn(), PICTURE, BOXES[:1], box_scores=scores)
     with pytest.raises(TypeError, match="boxformat"):
         estimate(StandIn(), PICTURE, BOXES, boxformat="xyxy")
 

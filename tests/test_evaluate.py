@@ -175,6 +175,23 @@ def test_files_that_do_not_go_together_are_named_in_one_line(change, words):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"image_ids": ["7"]}, "image_ids: .* has no picture '7'"),
+        ({"sigmas": None}, "sigmas: expected one number above 0 for each keypoint"),
+        ({"sigmas": [0.0] * 17}, "sigmas: expected one number above 0 for each keypoint"),
+        ({"sigmas": [np.nan] * 17}, "sigmas: expected one number above 0 for each keypoint"),
+        ({"truth": "truth.json"}, "expected what read_coco gives, found str"),
+    ],
+)
+def test_arguments_that_give_no_numbers_are_named(options, words):
+    content, perfect = simple_world()
+    given = {"truth": as_coco(content), "results": as_coco([perfect]), "sigmas": SIGMAS} | options
+    with pytest.raises(CocoError, match=words):
+        evaluate(**given)
+
+
 # Who finds whom, by hand
 
 

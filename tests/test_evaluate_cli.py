@@ -13,7 +13,7 @@ from minivitpose.pose.coco_json import PARTS, read_coco
 from minivitpose.pose.crop import centre_and_scale
 from minivitpose.pose.evaluate import NUMBERS, evaluate
 from minivitpose.pose.oks import oks_nms, rescore
-from minivitpose.pose.skeletons import skeleton_for
+from minivitpose.pose.skeletons import SKELETONS, skeleton_for
 from models import small_config, state_dict_for
 
 BOXES = {3: [(5.0, 4, 40, 60), (40, 10, 45, 70)], 1: [(2, 3, 60, 80)], 8: [], 4: [(10, 5, 50, 70)]}
@@ -192,6 +192,20 @@ def test_sets_without_areas_are_evaluated_by_the_box(here, capsys):
     arguments = ("--weights", "small14.npz", *MODEL[2:], "--dataset")
     assert run(capsys, *arguments, "crowdpose")[0]["AP"] == 1.0
     assert run(capsys, *arguments, "aic")[0]["AP"] > 0.5
+
+
+def test_annotations_that_name_the_keypoints_of_another_set_are_told(here, capsys):
+    names = [name.replace("left_", "L_").replace("_", " ").title() for name in SKELETONS["crowdpose"].keypoints]
+    person = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 90, 90], "area": 8100, "iscrowd": 0}
+    keypoints = [value for i in range(14) for value in (5 * i, 6 * i, 2)]
+    category = {"id": 1, "name": "person", "keypoints": names}
+    truth = {"images": [{"id": 1, "file_name": "1.png"}], "categories": [category]}
+    write("crowd.json", truth | {"annotations": [person | {"keypoints": keypoints, "num_keypoints": 14}]})
+    write("r.json", [{"image_id": 1, "category_id": 1, "keypoints": keypoints, "score": 1}])
+    error = error_of(capsys, "--results", "r.json", "--annotations", "crowd.json")
+    assert "crowd.json names the keypoints of crowdpose, these are taken as those of aic: --dataset crowdpose" in error
+    out = run(capsys, "--results", "r.json", "--annotations", "crowd.json", "--dataset", "crowdpose")[1]
+    assert "OKS with the sigmas of crowdpose, area 0.53 of the box" in out
 
 
 def test_a_limit_takes_the_first_pictures(here, capsys):

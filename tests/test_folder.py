@@ -12,6 +12,7 @@ from minivitpose import CheckpointError, read_state_dict
 from minivitpose.checkpoint import read_checkpoint
 from minivitpose.checkpoint.fit import make_plan
 from minivitpose.config import parameter_shapes, variant_config
+from minivitpose.pose.skeletons import SKELETONS
 
 STATE = pf.as_hf(pf.official())
 
@@ -68,6 +69,17 @@ def test_the_config_supplies_what_the_weights_do_not_show(tmp_path):
     assert (found.num_heads, found.eps, found.image_size, found.pipeline) == (4, 1e-5, (48, 64), "hf")
     found = mvp.load(source, "numpy", num_heads=6, eps=1e-3, image_size=(64, 48)).config
     assert (found.num_heads, found.eps, found.image_size) == (6, 1e-3, (64, 48))
+
+
+def test_the_labels_of_a_config_say_which_keypoints_they_are(tmp_path):
+    for dataset, expected in (("ap10k", "ap10k"), ("apt36k", "ap10k"), ("coco", "coco")):
+        (tmp_path / dataset).mkdir()
+        labels = {str(i): name for i, name in enumerate(SKELETONS[dataset].keypoints)}
+        source = pf.folder(tmp_path / dataset, STATE, config={"hidden_size": 24, "image_size": [64, 48]})
+        config = json.loads((source / "config.json").read_text()) | {"id2label": labels}
+        (source / "config.json").write_text(json.dumps(config))
+        assert mvp.load(source, "numpy").config.dataset == expected
+        assert mvp.load(source, "numpy", dataset="humanart").config.dataset == "humanart"
 
 
 def test_what_a_config_leaves_out_has_the_defaults_of_transformers(tmp_path):

@@ -273,6 +273,16 @@ def test_a_source_of_another_kind_is_one_clear_line(source):
         mvp.load(source)
 
 
+def test_a_mapping_may_be_what_a_training_script_keeps():
+    state = state_dict_for(small_config())
+    options = {"num_heads": 3, "image_size": (64, 48)}
+    expected = mvp.load(state, "numpy", **options).state_dict()
+    wrapped = {f"module.{name}": x for name, x in state.items()}
+    for kept in (wrapped, {"state_dict": state, "meta": {"epoch": 3}}, {"epoch": 3, "model": wrapped}):
+        found = mvp.load(kept, "numpy", **options).state_dict()
+        assert found.keys() == expected.keys() and all(np.array_equal(x, expected[name]) for name, x in found.items())
+
+
 def test_a_mapping_of_other_things_is_one_clear_line():
     with pytest.raises(mvp.CheckpointError, match="backbone.pos_embed: expected an array"):
         mvp.load({"backbone.pos_embed": "x"})

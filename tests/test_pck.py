@@ -87,6 +87,11 @@ def test_pckh_is_the_slow_loop():
     pairs |= {"hip": (3, 2), "knee": (4, 1), "ankle": (5, 0)}
     assert groups == pytest.approx({name: (each[a] + each[b]) / 2 for name, (a, b) in pairs.items()})
     assert 0.2 < mean < 0.95
+    labelled[:, 12] = False
+    each, groups, _ = pckh(keypoints, truth, labelled, heads)
+    assert groups["shoulder"] == each[13]  # of the side that is labelled
+    with pytest.raises(ValueError, match="expected x, y, width, height, shape .40, 4., found .40, 2, 2.; MPII's own"):
+        pckh(keypoints, truth, labelled, heads.reshape(40, 2, 2))
 
 
 @settings(max_examples=60, deadline=None)

@@ -258,6 +258,37 @@ def test_people_from_detections_by_the_number_in_the_name(here):
     assert [r["image_id"] for r in single] == [12, 12]
 
 
+def test_boxes_of_other_categories_than_people(here, capsys):
+    picture("in/x.png"), picture("in/y.png", 1)
+    rows = [
+        {"id": i, "image_id": 1, "category_id": i, "bbox": [i, 2, 20, 25], "area": 400, "iscrowd": 0} for i in (1, 3)
+    ]
+    content = {"images": [{"id": 1, "file_name": "x.png"}], "annotations": rows}
+    named = content | {"categories": [{"id": 1, "name": "cat"}, {"id": 3, "name": "person"}]}
+    coco_file("named.json", named), coco_file("plain.json", [row | {"score": 1.0} for row in rows])
+    Path("in/x.png").rename("in/1.png")
+    coco_file("named.json", named | {"images": [{"id": 1, "file_name": "1.png"}]})
+    cases = [
+        (["named.json"], [3], "has boxes of the categories 1 (cat), 3 (person): people alone are taken (--category)"),
+        (["named.json", "--category", "1"], [1], ""),
+        (["plain.json"], [1, 3], "has boxes of the categories 1, 3: all are taken, --category N takes one"),
+        (["plain.json", "--category", "3", "--category", "1"], [1, 3], ""),
+    ]
+    for i, (arguments, expected, said) in enumerate(cases):
+        for source in ("in/1.png", "in"):
+            capsys.readouterr()
+            out = f"r{i}-{source == 'in'}"
+            assert run(source, "--boxes", *arguments, "--out", out, "--format", "coco") == 0
+            assert said in capsys.readouterr().err
+            name = "keypoints.json" if source == "in" else "1-keypoints.json"
+            found = json.loads(Path(out, name).read_text())
+            assert [row["category_id"] for row in found] == expected
+    assert "--category 7: plain.json has boxes of 1, 3" in error_of(
+        capsys, "in/1.png", "--boxes", "plain.json", "--category", 7
+    )
+    assert "--category goes with --boxes" in error_of(capsys, "in/1.png", "--category", 1)
+
+
 def test_boxes_that_belong_to_no_picture_are_bad_use(here, capsys):
     picture("in/x.png"), picture("in/y.png", 1)
     coco_file("people.json", ANNOTATIONS)

@@ -55,6 +55,24 @@ def test_a_recording_serves_the_comparison(tmp_path, reference, sample, engine):
     assert all((row.whole if sample else row.alone) for row in report.rows)
 
 
+def test_what_was_read_can_be_written_again_whole_or_as_a_sample(tmp_path, reference):
+    save_reference(reference, tmp_path / "whole.npz")
+    save_reference(reference, tmp_path / "direct.npz", 64)
+    save_reference(load_reference(tmp_path / "whole.npz"), tmp_path / "later.npz", 64)
+    save_reference(load_reference(tmp_path / "later.npz"), tmp_path / "again.npz")
+    direct = load_reference(tmp_path / "direct.npz")
+    for name in ("later", "again"):
+        back = load_reference(tmp_path / f"{name}.npz")
+        assert back.sample == direct.sample == 64 and back.facts == direct.facts
+        assert all(np.array_equal(x, direct.values[place]) for place, x in back.values.items())
+        assert all(np.allclose(x, direct.truth[place], rtol=0, atol=1e-9) for place, x in back.truth.items())
+    with pytest.raises(RecordingError, match="it holds a sample of 64 of each activation"):
+        save_reference(direct, tmp_path / "c.npz", 32)
+    with pytest.raises(RecordingError, match="expected a Reference, as reference.record gives it, found dict"):
+        save_reference({}, tmp_path / "c.npz")
+    assert not (tmp_path / "c.npz").exists()
+
+
 def test_a_sample_is_small(tmp_path, reference):
     save_reference(reference, tmp_path / "whole.npz")
     save_reference(reference, tmp_path / "sample.npz", 50)

@@ -53,7 +53,8 @@ def make_plan(checkpoint, num_heads=None, options=None, dataset=None, expert=Non
     parts = experts.find_parts(official)
     choice = experts.choose(parts, dataset, expert)
     options = {name: x for name, x in ({"num_heads": num_heads} | (options or {})).items() if x is not None}
-    options = known_options(checkpoint, naming, official) | {"dataset": choice.dataset} | options
+    named = {"dataset": choice.dataset} if choice.dataset else {}
+    options = known_options(checkpoint, naming, official) | named | options
     slot = naming != "mmpose" or has_slot(official, options)
     official = namings.official_shapes(shapes, naming, slot)
     try:

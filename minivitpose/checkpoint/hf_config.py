@@ -10,6 +10,7 @@ from minivitpose.checkpoint.errors import CheckpointError, quoted
 from minivitpose.checkpoint.json_text import parse_object
 from minivitpose.checkpoint.mapped import map_file
 from minivitpose.config import ConfigError
+from minivitpose.pose.skeletons import SKELETONS
 
 FILE = "config.json"
 MAX_SIZE = 1 << 20
@@ -18,7 +19,8 @@ SAME = {"hidden_act": "gelu", "num_channels": 3, "scale_factor": 4}  # what this
 
 
 def read_options(path, shapes):
-    """What the config.json beside the file ``path`` says and the weights do not show: num_heads, eps, image_size.
+    """What the config.json beside the file ``path`` says and the weights do not show: num_heads, eps, image_size, and
+    the dataset where the keypoints' labels are exactly those of one.
 
     shapes: official name -> shape. An empty dict without such a file. Raises CheckpointError, in one line with the
     file's name, where it is no such config, or not that of these weights.
@@ -57,7 +59,17 @@ def check_options(entries, shapes):
             raise CheckpointError(
                 "num_attention_heads must divide the channels", expected=str(channels), found=f"{heads}"
             )
-    return {"num_heads": heads, "eps": epsilon(backbone), "image_size": size(backbone, "image_size", [256, 192])}
+    read = {"num_heads": heads, "eps": epsilon(backbone), "image_size": size(backbone, "image_size", [256, 192])}
+    return read | labelled(entries.get("id2label"))
+
+
+def labelled(labels):
+    """{"dataset": ...} where the labels of the keypoints are those of a set in the table, else nothing."""
+    if not isinstance(labels, dict):
+        return {}
+    names = tuple(labels.get(str(i)) for i in range(len(labels)))
+    found = [name for name, skeleton in SKELETONS.items() if skeleton.keypoints == names]
+    return {"dataset": found[0]} if found else {}
 
 
 def agrees(entries, name, found, expected):

@@ -22,7 +22,7 @@ def add(command):
     p.add_argument(
         "--flip", action="store_true", help="the mean with the mirrored picture, as published numbers have it"
     )
-    p.add_argument("--batch", type=positive, default=8, metavar="N", help="people in a pass (default: 8)")
+    p.add_argument("--batch", type=positive, metavar="N", help="people in a pass (default: 8)")
     p.add_argument(
         "--pipeline", metavar="P", help="udp, plain, mmpose, hf or easy (default: what the model was made for)"
     )
@@ -42,8 +42,8 @@ def run(options):
 
 def check_usage(options):
     if options.results is not None:
-        model_only = ("weights", "images", "detections", "out", "flip", "no_nms", "pipeline")
-        for name in model_only:
+        of_model = ("weights", "images", "detections", "out", "flip", "no_nms", "pipeline", "heads", "expert", "batch")
+        for name in of_model:
             if getattr(options, name):
                 raise UsageError(f"--{name.replace('_', '-')} goes with a model; --results is evaluated as it is")
         return
@@ -68,7 +68,9 @@ def evaluate_results(options):
     num_keypoints = 17 if file.keypoints is None else file.keypoints.shape[1]
     ids = list(truth.images or ())[: options.limit]
     print(f"{options.results}: {len(results)} results\n{options.annotations}: {len(ids)} pictures")
-    report(truth, results, skeleton_with_sigmas(num_keypoints, options.dataset), ids)
+    skeleton = skeleton_with_sigmas(num_keypoints, options.dataset)
+    check_names(truth, skeleton)
+    report(truth, results, skeleton, ids)
     return 0
 
 
@@ -82,9 +84,10 @@ def evaluate_model(options):
     model = load_model(options)
     num_keypoints = model.config.num_keypoints
     skeleton = skeleton_with_sigmas(num_keypoints, model.config.dataset)
-    plan = make_plan(model, options.pipeline, options.flip, options.batch)
+    plan = make_plan(model, options.pipeline, options.flip, options.batch or 8)
     truth = read_coco(options.annotations, num_keypoints == WHOLE_BODY)
     check_files(truth, as_coco([]), num_keypoints)  # before the work, not after it
+    check_names(truth, skeleton)
     ids = list(truth.images)[: options.limit]
     people = people_of(truth, read_coco(options.detections) if options.detections else truth, ids)
     boxes = f"boxes of {options.detections}" if options.detections else "annotated boxes"
@@ -112,6 +115,25 @@ def skeleton_with_sigmas(num_keypoints, dataset):
             f"OKS needs a sigma for each keypoint, and none are known for {skeleton.name}; name the set with --dataset"
         )
     return skeleton
+
+
+def check_names(truth, skeleton):
+    """Raises UsageError where the annotations name the keypoints of another set than the one that is meant."""
+    from minivitpose.pose.skeletons import SKELETONS
+
+    names = plain_names(truth.keypoint_names or ())
+    meant = [name for name, known in SKELETONS.items() if plain_names(known.keypoints) == names]
+    if meant and plain_names(skeleton.keypoints) != names:
+        raise UsageError(
+            f"{truth.path} names the keypoints of {meant[0]}, these are taken as those of {skeleton.name}: "
+            f"--dataset {meant[0]}"
+        )
+
+
+def plain_names(names):
+    """Names of keypoints as nearly everybody spells them: L_Eye, left_eye and "left eye" are the same."""
+    spelled = (name.lower().replace(" ", "_") for name in names)
+    return [{"l": "left", "r": "right"}[name[0]] + name[1:] if name[:2] in ("l_", "r_") else name for name in spelled]
 
 
 def people_of(truth, source, ids):
@@ -162,7 +184,10 @@ def report(truth, results, skeleton, ids):
     """Print the ten numbers in pycocotools' order."""
     from minivitpose.pose.evaluate import AREAS, NUMBERS, THRESHOLDS, evaluate
 
-    numbers = evaluate(truth, results, skeleton.sigmas, skeleton.name not in BOX_AREA, ids)
+    by_box = skeleton.name in BOX_AREA
+    area = "0.53 of the box" if by_box else "as annotated"
+    print(f"\nOKS with the sigmas of {skeleton.name}, area {area} (another set: --dataset)")
+    numbers = evaluate(truth, results, skeleton.sigmas, not by_box, ids)
     print(f"\n{'':6} {'OKS':11} {'area':8} {'value':>6}")
     for name, value in numbers.items():
         _, area, at = NUMBERS[name]

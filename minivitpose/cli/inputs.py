@@ -14,8 +14,8 @@ DRAWN = "-keypoints"  # behind the name of a picture that predict drew
 
 @dataclass(frozen=True)
 class Job:
-    """One picture: its path, the boxes of its people (None for one who fills it) and a detector's scores for them
-    (or None), the name that its results get, and its number in COCO's form.
+    """One picture: its path, the boxes of its people (None for one who fills it), a detector's scores for them (or
+    None), the name that its results get, its number in COCO's form, and the COCO category of each box (or None).
     """
 
     path: Path
@@ -23,6 +23,7 @@ class Job:
     box_scores: list | None
     name: str
     image_id: int
+    categories: list | None = None
 
 
 def find_pictures(inputs):
@@ -75,20 +76,45 @@ def shown(path):
 # ------------------------------------------------------------------------------------------------------------- people
 
 
-def make_jobs(paths, boxes, coco, minimum_score, out):
-    """A Job for each path. boxes: the same for all, or None; coco: a CocoFile to look the people up in, or None."""
+def make_jobs(paths, boxes, coco, minimum_score, out, categories=()):
+    """A Job for each path. boxes: the same for all, or None; coco: a CocoFile to look the people up in, or None;
+    categories: the boxes to take from it.
+    """
     names = unique_names(paths, out)
     ids = image_ids(paths, coco)
     if coco is None:
         return [Job(path, boxes, None, name, i) for path, name, i in zip(paths, names, ids, strict=True)]
     from minivitpose.pose.coco_json import boxes_by_image
 
-    people = boxes_by_image(coco, minimum_score)
+    people = {}
+    for category in categories:
+        for image, found in boxes_by_image(coco, minimum_score, categories=[category]).items():
+            people.setdefault(image, []).extend((*person, category) for person in found)
     jobs = []
     for path, name, i in zip(paths, names, ids, strict=True):
-        found = people.get(i, [])
-        jobs.append(Job(path, [box for box, _ in found], [score for _, score in found], name, i))
+        rows = [list(row) for row in zip(*people.get(i, []), strict=True)] or [[], [], []]
+        jobs.append(Job(path, *rows[:2], name, i, rows[2]))
     return jobs
+
+
+def chosen_categories(coco, wanted):
+    """The categories whose boxes are people -> ids, and a word on those that are not taken, or None.
+
+    wanted: ids, or None: that which is called person, where there are others, else all. Raises UsageError.
+    """
+    there = sorted(set(coco.category_ids.tolist()))
+    if wanted:
+        if missing := sorted(set(wanted) - set(there)):
+            raise UsageError(f"--category {missing[0]}: {coco.path} has boxes of {', '.join(map(str, there))}")
+        return sorted(set(wanted)), None
+    names = coco.categories or {}
+    person = [i for i in there if names.get(i) == "person"]
+    if len(there) < 2 or len(person) == len(there):
+        return there, None
+    listed = ", ".join(f"{i} ({names[i]})" if names.get(i) else str(i) for i in there)
+    if person:
+        return person, f"{coco.path} has boxes of the categories {listed}: people alone are taken (--category)"
+    return there, f"{coco.path} has boxes of the categories {listed}: all are taken, --category N takes one"
 
 
 def image_ids(paths, coco):

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from minivitpose.cli.inputs import DRAWN, find_pictures, make_jobs, shown
+from minivitpose.cli.inputs import DRAWN, chosen_categories, find_pictures, make_jobs, shown
 from minivitpose.cli.options import (
     UsageError,
     add_box,
@@ -44,6 +44,8 @@ def add(command):
     p.add_argument("--boxes", metavar="FILE", help=text)
     text = "leave out boxes of --boxes with a lower score (default: 0)"
     p.add_argument("--min-score", type=number, metavar="S", help=text)
+    text = "of --boxes: only boxes of this COCO category (default: that called person, if there are others)"
+    p.add_argument("--category", type=int, action="append", metavar="N", help=text)
     p.add_argument("--flip", action="store_true", help="the mean with the mirrored picture: better, twice the time")
     text = f"{', '.join(PIPELINES)}: crop and decode as that program does (default: what the model was made for)"
     p.add_argument("--pipeline", choices=PIPELINES, metavar="P", help=text)
@@ -88,6 +90,8 @@ def check_usage(options, paths, single):
         raise UsageError("--box and --boxes: give one of the two")
     if options.boxes is None and options.min_score is not None:
         raise UsageError("--min-score goes with --boxes: only a detector's boxes have scores")
+    if options.boxes is None and options.category is not None:
+        raise UsageError("--category goes with --boxes: only a COCO file's boxes have categories")
     if options.box is None and options.box_format != "xywh":
         raise UsageError("--box-format goes with --box: a COCO file always has x, y, width, height")
 
@@ -108,9 +112,13 @@ def read_jobs(options, paths):
     from minivitpose.pose.coco_json import CocoError, read_coco
 
     try:
-        jobs = make_jobs(paths, None, read_coco(options.boxes), options.min_score or 0, options.out)
+        coco = read_coco(options.boxes)
+        categories, word = chosen_categories(coco, options.category)
+        jobs = make_jobs(paths, None, coco, options.min_score or 0, options.out, categories)
     except CocoError as error:
         raise UsageError(str(error)) from None
+    if word:
+        say(word)
     if without := sum(not job.boxes for job in jobs):
         say(f"{without} of {len(jobs)} pictures have no box in {options.boxes}")
     return jobs
@@ -144,7 +152,7 @@ def run_single(options, plan, job, picture):
 
     ((_, poses),) = estimate_pictures(plan, [picture])
     drawn = draw(options, plan.model.config, job, picture, poses)
-    entry = make_entry(job, poses, drawn) | {"image_id": job.image_id}
+    entry = make_entry(job, poses, drawn) | {"image_id": job.image_id, "categories": job.categories}
     path = options.out / f"{job.name}{DRAWN}.json"
     if options.format == "named":
         write(path, named_single(entry, about(options, plan)))

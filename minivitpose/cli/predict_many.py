@@ -130,7 +130,7 @@ def write_results(options, plan, journal, jobs):
     def entries():
         nonlocal people
         for job in jobs:
-            entry = journal.read(str(job.path)) | {"image_id": job.image_id}
+            entry = journal.read(str(job.path)) | {"image_id": job.image_id, "categories": job.categories}
             people += len(entry["poses"])
             yield entry
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from minivitpose.cli.options import UsageError, add_box, add_engine, add_weights, check_folder, load_model, say
+from minivitpose.cli.options import UsageError, add_box, add_engine, add_weights, check_file, load_model, say
 
 EXAMPLE = "minivitpose record --weights vitpose-b-coco.pth --image photo.jpg --out recorded.npz"
 EXAMPLE_COMPARE = "minivitpose compare --weights vitpose-b-coco.pth --reference recorded.npz --engine numpy"
@@ -52,7 +52,9 @@ def record(options):
     if options.box and not options.image:
         raise UsageError("--box goes with --image")
     for path in filter(None, (options.out, options.save_weights)):
-        check_folder(path.parent)
+        check_file(path, options.weights, options.image)
+    if options.save_weights and options.save_weights.absolute() == options.out.absolute():
+        raise UsageError(f"--out and --save-weights: expected two files, found {options.out} for both")
     if options.weights is not None:
         module = reference.twin(load_model(options, "numpy"))
     else:

@@ -1,7 +1,7 @@
 """The forms in which `predict` writes keypoints: the project's own with names, COCO's results, and easy_ViTPose's.
 
 Each takes entries: dicts with the picture's path, the name of its drawn picture and its poses as ``Pose.to_json`` makes
-them, as the journal holds them, and the picture's number in COCO's form, image_id.
+them, as the journal holds them, and the picture's number in COCO's form, image_id, and categories, one a pose or None.
 """
 
 import numpy as np
@@ -41,9 +41,10 @@ def coco(entries, given_ids):
 
     before = b"[\n"
     for entry in entries:
-        for pose in entry["poses"]:
+        categories = entry["categories"] or [1] * len(entry["poses"])
+        for pose, category in zip(entry["poses"], categories, strict=True):
             keypoints = np.array(pose["keypoints"])
-            result = coco_result(entry["image_id"], keypoints, pose["scores"], pose["score"])
+            result = coco_result(entry["image_id"], keypoints, pose["scores"], pose["score"], category)
             yield before + encode(result if given_ids else result | {"file_name": entry["image"]})
             before = b",\n"
     yield b"\n]\n" if before == b",\n" else b"[]\n"

@@ -65,6 +65,7 @@ def crop(image, box, size=(256, 192), mode="udp"):
     """
     image = as_image(image)
     box = check_box(box, image)
+    check_size(size)
     if mode == "easy":
         return easy_crop(image, box, size)
     centre, scale = centre_and_scale(box, size, mode)
@@ -102,6 +103,13 @@ def centre_and_scale(box, size, mode="udp"):
         centre = np.float32(centre).tolist()
         scale = (np.float32([width / 200, height / 200]) * np.float32(PADDING) * np.float32(200)).tolist()
     return tuple(centre), tuple(scale)
+
+
+def check_size(size):
+    """Raises ValueError for what is no (height, width) of a crop."""
+    whole = isinstance(size, tuple | list) and all(isinstance(side, int | np.integer) for side in size)
+    if not whole or len(size) != 2 or min(size) < 2:
+        raise ValueError(f"size: expected (height, width), whole numbers from 2, found {size!r}")
 
 
 def crop_matrix(centre, scale, size, mode="udp", rotation=0.0):

@@ -203,4 +203,4 @@ def cells_to_crop(xy, heatmap_size, crop_size):
     xy (..., 2) x, y in cells; sizes (height, width), as (64, 48) and (256, 192) -> (..., 2) float64.
     """
     (height, width), (H, W) = heatmap_size, crop_size
-    return np.asarray(xy, np.float64) * ((W - 1) / (width - 1), (H - 1) / (height - 1))
+    return np.asarray(xy, np.float64) * ((W - 1) / max(width - 1, 1), (H - 1) / max(height - 1, 1))

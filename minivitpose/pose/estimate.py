@@ -6,6 +6,7 @@
 People of several pictures share a batch, so that the network is never idle for a picture with one person.
 """
 
+import math
 import os
 from collections import deque
 from dataclasses import dataclass, field
@@ -79,6 +80,8 @@ def estimate_each(model, images, boxes=None, *, box_format="xywh", box_scores=No
     error. options as for ``make_plan``: pipeline, flip, batch.
     """
     plan = make_plan(model, **options)
+    if isinstance(images, str | os.PathLike | np.ndarray) or hasattr(images, "getbands"):
+        raise ImageError("expected an iterable of pictures, found one: use estimate, or give [picture]")
     pictures = (prepare(*row, box_format) for row in together(images, boxes, box_scores))
     results = (poses for _, poses in estimate_pictures(plan, pictures))
     if not progress:
@@ -137,10 +140,10 @@ def make_plan(model, pipeline=None, flip=False, batch=BATCH):
     """
     config = model.config
     name = pipeline or getattr(config, "pipeline", None) or "udp"
-    if name not in PIPELINES:
+    if not isinstance(name, str) or name not in PIPELINES:
         raise PoseError(f"pipeline: expected one of {', '.join(PIPELINES)}, found {name!r}")
-    if batch < 1:
-        raise PoseError(f"batch: expected 1 or more people at a time, found {batch}")
+    if not isinstance(batch, int | np.integer) or isinstance(batch, bool) or batch < 1:
+        raise PoseError(f"batch: expected a whole number of people at a time, from 1, found {batch!r}")
     return Plan(model, PIPELINES[name], mirror(config) if flip else None, batch)
 
 
@@ -160,10 +163,21 @@ def prepare(image, boxes=None, box_scores=None, box_format="xywh"):
     name = f"picture {os.fspath(image)!r}" if isinstance(image, str | os.PathLike) else "the picture"
     pixels = as_pixels(image)
     boxes = check_boxes(boxes, pixels, box_format)
-    scores = [1.0] * len(boxes) if box_scores is None else [float(score) for score in box_scores]
+    scores = [1.0] * len(boxes) if box_scores is None else check_scores(box_scores)
     if len(scores) != len(boxes):
         raise BoxError(f"box_scores: expected one for each of {len(boxes)} boxes, found {len(scores)}")
     return Picture(pixels, boxes, scores, name)
+
+
+def check_scores(box_scores):
+    """A list of floats, or BoxError."""
+    try:
+        scores = [float(score) for score in box_scores]
+    except (TypeError, ValueError):
+        raise BoxError(f"box_scores: expected a list of numbers, found {box_scores!r:.60}") from None
+    if bad := [i for i, score in enumerate(scores) if not math.isfinite(score)]:
+        raise BoxError(f"box_scores: expected numbers, found {scores[bad[0]]} at place {bad[0]}")
+    return scores
 
 
 def as_pixels(image):

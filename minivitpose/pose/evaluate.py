@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from minivitpose.pose.coco_fields import CocoError
-from minivitpose.pose.coco_json import AREA_OF_BOX, coco_result
+from minivitpose.pose.coco_json import AREA_OF_BOX, CocoFile, coco_result
 from minivitpose.pose.crop import centre_and_scale
 from minivitpose.pose.oks import oks_matrix, oks_nms, rescore
 
@@ -54,7 +54,15 @@ def evaluate(truth, results, sigmas, use_area=True, image_ids=None):
     truth: CocoFile of annotations; results: CocoFile of results with keypoints; sigmas (K,); use_area: False takes
     0.53 w h of the box for the area (AIC, CrowdPose); image_ids: only these pictures. Raises CocoError.
     """
+    for file in (truth, results):
+        if not isinstance(file, CocoFile):
+            raise CocoError(f"expected what read_coco gives, found {type(file).__name__}")
+    sigmas = np.asarray(() if sigmas is None else sigmas, np.float64)
+    if sigmas.ndim != 1 or not (np.isfinite(sigmas) & (sigmas > 0)).all() or not sigmas.size:
+        raise CocoError(f"sigmas: expected one number above 0 for each keypoint, found {sigmas.tolist()}")
     check_files(truth, results, len(sigmas))
+    if strange := [image for image in image_ids or () if image not in truth.images]:
+        raise CocoError(f"image_ids: {truth.path} has no picture {strange[0]!r}")
     image_ids = sorted(truth.images if image_ids is None else set(image_ids))
     places = grouped(truth), grouped(results)
     precisions, recalls = [], []

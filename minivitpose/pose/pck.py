@@ -68,13 +68,18 @@ def pckh(keypoints, truth, labelled, head_boxes, threshold=0.5):
     -> (each keypoint (16,), {group: float}, mean float). A keypoint at the threshold is right here. In a group left
     and right count alike; in the mean each labelled keypoint of each person does, without those of NOT_IN_MEAN.
     """
-    head_boxes = np.asarray(head_boxes, np.float64).reshape(-1, 4)
+    head_boxes = np.asarray(head_boxes, np.float64)
+    if head_boxes.shape != (len(keypoints), 4):
+        raise ValueError(
+            f"head_boxes: expected x, y, width, height, shape ({len(keypoints)}, 4), found {head_boxes.shape}; MPII's "
+            "own have two corners, whose difference is width and height"
+        )
     sizes = HEAD_SHARE * np.hypot(head_boxes[:, 2], head_boxes[:, 3])
     apart = distances(keypoints, truth, labelled, sizes)
     if apart.shape[1] != 16:
         raise ValueError(f"PCKh is of MPII's 16 keypoints, found {apart.shape[1]}")
     each = share(apart, np.less_equal, threshold)
-    groups = {name: float(each[list(group)].mean()) for name, group in GROUPS.items()}
+    groups = {name: mean(each[list(group)]) for name, group in GROUPS.items()}
     counted = np.delete(apart, NOT_IN_MEAN, axis=1).reshape(-1, 1)
     return each, groups, mean(share(counted, np.less_equal, threshold))
 
