@@ -94,6 +94,8 @@ def compare(cache, reference):
     if not isinstance(reference, Reference):
         values = {name: np.asarray(without_torch(x)) for name, x in reference.items()}
         reference = Reference(values).gather_facts()
+    elif not reference.facts:
+        reference = reference.gather_facts()
     fused = getattr(cache, "fused", False)
     names = [name for name in reference if name in cache or not fused]
     if not any(name in cache for name in names):

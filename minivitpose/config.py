@@ -128,7 +128,8 @@ class Config:
         if self.pipeline is None:
             other = "easy" if self.dataset == "coco_25" else "plain"
             object.__setattr__(self, "pipeline", "udp" if self.dataset in UDP else other)
-        if self.qk_scale is not None:  # a NumPy float64 would make float32 activations float64
+        object.__setattr__(self, "eps", float(self.eps))  # a NumPy float64 would make float32 activations float64
+        if self.qk_scale is not None:
             object.__setattr__(self, "qk_scale", float(self.qk_scale))
         if simple:
             object.__setattr__(self, "deconv_filters", ())
@@ -160,13 +161,22 @@ class Config:
     @property
     def grid(self):
         """(Hp, Wp): the patch grid that the checkpoint's positions are for."""
-        return self.image_size[0] // self.stride, self.image_size[1] // self.stride
+        return self.grid_of(self.image_size)
+
+    def grid_of(self, size):
+        """Patches down and across an image of this size (height, width)."""
+        (height, width), (high, wide), around = size, self.patch_size, 2 * self.padding
+        return (height + around - high) // self.stride + 1, (width + around - wide) // self.stride + 1
 
     @property
     def heatmap_size(self):
         """(Hm, Wm) for image_size."""
+        return self.map_of(self.image_size)
+
+    def map_of(self, size):
+        """The height and width of the heatmaps of an image of this size (height, width)."""
         scale = 4 if self.head == "simple" else 2 ** len(self.deconv_kernels)
-        return self.grid[0] * scale, self.grid[1] * scale
+        return tuple(n * scale for n in self.grid_of(size))
 
 
 def variant_config(variant, **options):

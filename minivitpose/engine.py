@@ -64,8 +64,8 @@ class Engine:
         # In float32 several at a time are not faster: what passes between the layers leaves the second-level cache. A
         # tapped pass shows one. And where one has too few tokens for a block of the matrix unit, several would have
         # enough, and be summed in another order.
-        together = TOGETHER if self.half and not tap and math.prod(grid_of(self.config, size)) >= SIDE else 1
-        heatmaps = np.empty((len(images), self.config.num_keypoints, *map_of(self.config, size)), np.float32)
+        together = TOGETHER if self.half and not tap and math.prod(self.config.grid_of(size)) >= SIDE else 1
+        heatmaps = np.empty((len(images), self.config.num_keypoints, *self.config.map_of(size)), np.float32)
         try:
             for first, crops in groups(len(images), together):
                 part = slice(first, first + crops)
@@ -83,17 +83,6 @@ class Engine:
         if crops not in mine.spaces:
             mine.spaces[crops] = Workspace(self, crops, *key)
         return mine.spaces[crops]
-
-
-def grid_of(config, size):
-    """Patches down and across an image of this size."""
-    return tuple((n + 2 * config.padding - config.patch_size[0]) // config.stride + 1 for n in size)
-
-
-def map_of(config, size):
-    """The height and width of its heatmaps."""
-    doublings = len(config.deconv_kernels) or 2
-    return tuple(n << doublings for n in grid_of(config, size))
 
 
 def groups(n, together):
@@ -206,7 +195,7 @@ class Workspace:
 
     def __init__(self, engine, crops, size, threads):
         c = engine.config
-        grid = Hp, Wp = grid_of(c, size)
+        grid = Hp, Wp = c.grid_of(size)
         self.engine, self.crew, self.grid, self.tokens = engine, engine.crew(threads), grid, Hp * Wp
         self.heads = c.num_heads, c.head_dim, round_up(c.head_dim, LANES)
         n, d = len(c.deconv_kernels), self.heads[2]

@@ -7,6 +7,7 @@ import numpy as np
 
 from minivitpose import layers
 from minivitpose.checkpoint import fit, not_finite, read_source
+from minivitpose.config import parameter_shapes
 from minivitpose.layers import below, keep
 from minivitpose.parameters import cast, flatten, is_learnt, nest
 from minivitpose.trace import Cache
@@ -42,16 +43,20 @@ class ViTPose:
     """A network with its weights: ``heatmaps = model(images)``.
 
     Attributes: config (Config), params (nested dict of arrays, the checkpoint's names), dtype (float32 or float64),
-    engine ("fast", "numba" or "numpy"), precision ("float32", "float64" or "bf16").
+    engine ("fast", "numba" or "numpy"), precision ("float32", "float64" or "bf16"), ops (the module with the layers
+    that ``run_with_cache`` goes through, and all but the fast engine). Params are for reading: the fast engine has
+    packed copies. Whoever wants other weights loads another state dict.
     """
 
     def __init__(self, params, config, engine="fast", precision=None):
         """params: nested dict as ``load`` makes it, all of one float dtype. precision: "bf16", for the fast engine.
 
         What the fast engine does not have (float64, heads that no public model has) runs on the Numba layers, and
-        ``engine`` says so. Raises ValueError for an unknown engine or a precision that this engine or CPU has not.
+        ``engine`` says so. Raises ValueError for an unknown engine, a precision that this engine or CPU has not, and
+        params that are not those of the config.
         """
-        self.params, self.config = params, config
+        check_params(params, config)
+        self.params, self.config, self.wanted = params, config, engine
         self.dtype = params["backbone"]["pos_embed"].dtype
         self.engine, self.ops, self.fused = choose_engine(engine, params, config, precision)
         self.precision = precision or self.dtype.name
@@ -101,9 +106,10 @@ class ViTPose:
         return self.fused(images, tap), cache
 
     def astype(self, dtype):
-        """The same model, with the same layers, computing in float32 or float64."""
+        """The same model, with the same layers, computing in float32 or float64; ValueError for another dtype."""
+        check_dtype(dtype)
         params = nest({name: cast(x, dtype) for name, x in self.state_dict().items()})
-        model = ViTPose(params, self.config, self.engine)
+        model = ViTPose(params, self.config, self.wanted)
         model.ops = self.ops  # with whatever layers were exchanged in it
         return model
 
@@ -117,7 +123,7 @@ class ViTPose:
 
     def __reduce__(self):
         """Copied and sent to other processes as weights: threads and workspaces are made anew."""
-        return ViTPose, (self.params, self.config, self.engine, "bf16" if self.precision == "bf16" else None)
+        return ViTPose, (self.params, self.config, self.wanted, "bf16" if self.precision == "bf16" else None)
 
     def __repr__(self):
         count = sum(x.size for name, x in self.state_dict().items() if is_learnt(name))
@@ -158,6 +164,18 @@ def load(
     options = {"image_size": image_size, "qk_scale": qk_scale, "ratio": ratio, "eps": eps}
     params, config = fit(read_source(source), num_heads, options, dtype, dataset, expert)
     return ViTPose(params, config, engine, precision)
+
+
+def check_params(params, config):
+    """ValueError unless the parameters are those of the config: compiled passes trust it for the sizes of buffers."""
+    found = {name: x.shape for name, x in flatten(params).items()}
+    expected = parameter_shapes(config)
+    names = [name for name in expected if name not in found and is_learnt(name)]
+    names += [name for name in found if found[name] != expected.get(name)]
+    if names:
+        first = names[0]
+        expected, found = (shapes.get(first, "nothing") for shapes in (expected, found))
+        raise ValueError(f"params are not of this config: {first}: expected {expected}, found {found}")
 
 
 def check_dtype(dtype):

@@ -40,6 +40,10 @@ def save_reference(reference, path, sample=None):
     if not isinstance(reference, Reference):
         found = type(reference).__name__
         raise RecordingError(f"expected a Reference, as reference.record gives it, found {found}")
+    if reference.images is None:
+        raise RecordingError("it has no images, and without them nobody can compare with it: Reference(..., images=)")
+    if sample is not None and sample < 1:
+        raise RecordingError(f"sample: expected a number from 1, found {sample}")
     if reference.sample is not None and sample not in (None, reference.sample):
         raise RecordingError(f"it holds a sample of {reference.sample} of each activation, expected that or the whole")
     kept, sample = reference.sample, sample or reference.sample

@@ -15,6 +15,7 @@ try:
 except ImportError as error:
     raise ImportError("minivitpose.reference needs PyTorch: pip install 'minivitpose[reference]'") from error
 
+from minivitpose.checkpoint.sources import without_torch
 from minivitpose.config import head_shapes
 from minivitpose.layers import DECONV_PADDING
 from minivitpose.parameters import random_state_dict
@@ -36,7 +37,7 @@ class Attention(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.num_heads = config.num_heads
-        self.scale = config.qk_scale or config.head_dim**-0.5
+        self.scale = config.head_dim**-0.5 if config.qk_scale is None else config.qk_scale
         inner = config.num_heads * config.head_dim
         self.qkv = nn.Linear(config.embed_dim, 3 * inner, bias=config.qkv_bias)
         self.proj = nn.Linear(inner, config.embed_dim)
@@ -171,16 +172,19 @@ def record(module, images, truth=True):
     module: the twin, or any module with the names of easy_ViTPose, such as easy_ViTPose's own; it is left as it was.
     images: array or tensor (B, 3, H, W), normalised. truth: also run a float64 copy, once from the images on and once
     with every layer fed this run's own activations, so that ``compare`` knows how exact PyTorch itself is.
-    Raises ValueError if the module does not have these names.
+    Raises ValueError if the module does not have these names, or is neither of float32 nor of float64.
     """
     check_names(module)
-    dtype = next(module.parameters()).dtype
-    images = torch.from_numpy(np.array(images)).to(dtype)
+    first = next(module.parameters())
+    dtype = first.dtype
+    if dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"record: expected a module of float32 or float64, found {dtype}: module.float() makes it one")
+    images = torch.as_tensor(np.array(without_torch(images))).to(first.device, dtype)
     values = run(module, images)
-    reference = Reference(values, images=images.numpy())
+    reference = Reference(values, images=images.cpu().numpy())
     if truth and dtype != torch.float64:
         exact = copy.deepcopy(module).double()
-        forced = {name: torch.from_numpy(x).double() for name, x in values.items()}
+        forced = {name: torch.from_numpy(x).to(first.device).double() for name, x in values.items()}
         reference.truth = run(exact, images.double())
         reference.alone = run(exact, images.double(), forced)
     return reference.gather_facts()
@@ -204,16 +208,17 @@ def run(module, images, forced=None):
     """One forward pass with hooks: name -> array. With ``forced``, each activation is noted and then replaced by its
     tensor there, so that every layer computes from the forced inputs."""
     recorder = Recorder(forced or {})
-    training = module.training
+    modes = {part: part.training for part in module.modules()}
     handles = recorder.hang_on(module)
     try:
         with torch.no_grad():
             module.eval()(images)
     finally:
-        module.train(training)
+        for part, mode in modes.items():
+            part.training = mode
         for handle in handles:
             handle.remove()
-    return {name: x.numpy() for name, x in recorder.noted.items()}
+    return {name: x.cpu().numpy() for name, x in recorder.noted.items()}
 
 
 class Recorder:

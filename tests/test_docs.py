@@ -1,5 +1,6 @@
 """The docs keep step with the files: links lead somewhere, and the table of files knows all of them."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -45,3 +46,47 @@ def test_the_table_of_files_knows_every_file():
         path.name for pattern in ("minivitpose/**/*", "docs/*", "tests/*", "notebooks/*") for path in ROOT.glob(pattern)
     }
     assert {name for name in files if name.endswith(".py") and "*" not in name} <= present
+
+
+def rooms():
+    """Each file or folder that the table of rooms names -> the number of its row."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = [row for row in text.split("## The rooms")[1].split("\n## ")[0].splitlines() if row.startswith("| `")]
+    found = {}
+    for i, row in enumerate(rows):
+        folder = ""
+        for name in re.findall(r"`([^`]+)`", row.split(" | ")[0]):
+            folder = name.rpartition("/")[0] + "/" if "/" in name else folder
+            found[(name if "/" in name or not name.endswith(".py") else folder + name).rstrip("/")] = i
+    return found
+
+
+def room_of(name, found):
+    """The row of a file or folder: its own, or that of the folder that it is in."""
+    parts = name.split("/")
+    return next((found[place] for n in range(len(parts), 0, -1) if (place := "/".join(parts[:n])) in found), None)
+
+
+def imported(path):
+    """The package's own modules and folders that a file imports, as paths in the package."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            modules = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        for place in ("/".join(name.split(".")[1:]) for name in modules if name.startswith("minivitpose.")):
+            if (ROOT / "minivitpose" / f"{place}.py").exists():
+                yield f"{place}.py"
+            elif (ROOT / "minivitpose" / place).is_dir():
+                yield place
+
+
+def test_a_room_imports_only_from_those_above_it():
+    found, count = rooms(), 0
+    for path in ROOT.glob("minivitpose/**/*.py"):
+        name = path.relative_to(ROOT / "minivitpose").as_posix()
+        if name in ("__init__.py", "__main__.py"):
+            continue
+        for other in imported(path):
+            count += 1
+            assert room_of(other, found) <= room_of(name, found), f"{name} imports {other}"
+    assert count > 300

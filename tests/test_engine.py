@@ -1,6 +1,9 @@
 """The fast engine: against the textbook in float64, from any number of threads, and its parts alone."""
 
 import importlib.util
+import os
+import subprocess
+import sys
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -220,6 +223,29 @@ def test_no_image_leaves_traces_in_the_next():
     fast(images_for(fast, size=(96, 80)))
     run_on(fast, images, 3)
     assert np.array_equal(fast(images), expected)
+
+
+FORKED = """
+import os, sys
+import numba
+import numpy as np
+import minivitpose as mvp
+model = mvp.load("mini")
+images = np.random.default_rng(0).standard_normal((1, 3, 256, 192), dtype=np.float32)
+expected = model(images)
+child = os.fork()
+if child == 0:
+    same = np.array_equal(model(images), expected)
+    crew = model.fused.crew(numba.get_num_threads())
+    os._exit(0 if same and crew.process == os.getpid() else 3)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork") or not COMPILED, reason="needs fork, and the compiled engine")
+def test_a_forked_process_has_threads_of_its_own():
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", FORKED], timeout=300)
+    assert done.returncode == 0
 
 
 def test_calls_from_four_threads_at_once():

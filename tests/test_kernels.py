@@ -284,3 +284,12 @@ def test_ready_copies_only_what_it_must():
     assert not jit.ready("x", x, (2, 3), np.float32).flags.writeable
     assert x.flags.writeable
     assert not np.shares_memory(jit.ready("x", x.T, (3, 2), np.float32), x)
+
+
+def test_where_no_folder_can_be_written_it_says_so_and_goes_on(monkeypatch):
+    def refuse(**options):
+        raise RuntimeError("cannot cache function: no locator available for file")
+
+    monkeypatch.setattr(jit, "njit", refuse)
+    with pytest.warns(UserWarning, match="compiled anew by each process: set NUMBA_CACHE_DIR to one that can"):
+        assert not jit.can_cache()

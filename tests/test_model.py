@@ -3,6 +3,7 @@
 import io
 import pickle
 import types
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -271,6 +272,37 @@ def test_another_dtype_keeps_the_layers_that_were_exchanged():
 def test_a_source_of_another_kind_is_one_clear_line(source):
     with pytest.raises(mvp.CheckpointError, match="expected a path, 'mini' or a mapping"):
         mvp.load(source)
+
+
+@pytest.mark.parametrize("engine", ["numpy", "numba", "fast"])
+@pytest.mark.parametrize("change", [{"depth": 1}, {"num_keypoints": 1}, {"mlp_dim": 24}, {"depth": 5}])
+def test_weights_of_another_config_are_refused(engine, change):
+    model = small_model("numpy")
+    with pytest.raises(ValueError, match="params are not of this config: .*: expected .*, found "):
+        mvp.ViTPose(model.params, replace(model.config, **change), engine)
+
+
+def test_sizes_and_ratios_that_give_another_grid_are_refused():
+    for options in ({"image_size": (268, 192)}, {"ratio": 3}):
+        with pytest.raises(mvp.CheckpointError, match="patches, but backbone.pos_embed has positions for 192"):
+            mvp.load("mini", "numpy", **options)
+
+
+def test_another_dtype_keeps_the_engine_that_was_asked_for():
+    model = mvp.load("mini")
+    assert (
+        model.astype("float64").engine == "numba" and model.astype("float64").astype("float32").engine == model.engine
+    )
+    for dtype in ("int8", "float16", "foo"):
+        with pytest.raises(ValueError, match="dtype must be float32 or float64"):
+            model.astype(dtype)
+
+
+def test_numbers_of_numpy_do_not_make_it_float64():
+    model = small_model("numpy")
+    config = replace(model.config, eps=np.float64(1e-6), qk_scale=np.float64(0.3))
+    other = mvp.ViTPose(model.params, config, "numpy")
+    assert {x.dtype.name for x in other.run_with_cache(images_for(other))[1].values()} == {"float32"}
 
 
 def test_a_mapping_may_be_what_a_training_script_keeps():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from minivitpose.config import Config, parameter_shapes
-from minivitpose.kernels.newton_schulz import NewtonSchulz, fits
+from minivitpose.kernels.gradients.newton_schulz import NewtonSchulz, fits
 from minivitpose.parameters import copied, flatten, nest, stands_in
 from minivitpose.training.optimiser import (
     AdamW,
@@ -194,7 +194,7 @@ def test_muon_moves_alike_with_the_kernel_and_without(monkeypatch):
     runs = [nest(state_dict_for(config, dtype="float32")) for _ in range(2)]
     fast = Muon(runs[0], config.depth, layer_decay=0.8)
     assert len(fast.orthogonalise.fast) == len(fast.hidden) == 11
-    monkeypatch.setattr("minivitpose.kernels.newton_schulz.fits", lambda matrices: False)
+    monkeypatch.setattr("minivitpose.kernels.gradients.newton_schulz.fits", lambda matrices: False)
     plain = Muon(runs[1], config.depth, layer_decay=0.8)
     before = {name: x.copy() for name, x in fast.params.items()}
     for seed in range(3):

@@ -159,14 +159,15 @@ def from_other_hands(module):
 def test_another_module_with_these_names_is_recorded_and_left_as_it_was():
     model = small_model("numpy", "float32", embed_dim=48)
     module = from_other_hands(reference.twin(model)).train()
+    module.keypoint_head.eval()  # frozen batch norms in a module that learns
+    modes = [part.training for part in module.modules()]
     before = {name: x.clone() for name, x in module.state_dict().items()}
     images = images_for(model)
     recorded = reference.record(module, images)
-    assert module.training
-    assert all(block.training for block in module.backbone.blocks)
+    assert module.training and [part.training for part in module.modules()] == modes
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in module.modules())
     assert all(torch.equal(x, before[name]) for name, x in module.state_dict().items())
-    plain = reference.record(reference.twin(model), images)
+    plain = reference.record(reference.twin(model), torch.from_numpy(images).requires_grad_())
     assert list(recorded.values) == list(plain.values)
     report = compare(model.run_with_cache(images)[1], recorded)
     assert report.ok, str(report)
@@ -180,6 +181,12 @@ def test_a_wrong_module_is_found_by_our_comparison():
     images = images_for(model)
     report = compare(model.run_with_cache(images)[1], reference.record(module, images))
     assert report.first_divergence.name == "backbone.blocks.1.attn.scores"
+
+
+def test_a_module_of_another_type_is_refused():
+    model = small_model("numpy", "float32", embed_dim=48)
+    with pytest.raises(ValueError, match="expected a module of float32 or float64, found torch.bfloat16: module.float"):
+        reference.record(reference.twin(model).bfloat16(), images_for(model))
 
 
 def test_a_module_with_other_names_is_refused():

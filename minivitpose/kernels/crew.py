@@ -14,6 +14,7 @@ it has in hand.
 line). A step whose counts stand at SKIP is passed over.
 """
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
@@ -35,11 +36,17 @@ class Crew:
     """threads - 1 helpers, asleep between passes, and whoever calls."""
 
     def __init__(self, threads):
-        self.helpers = ThreadPoolExecutor(threads - 1) if threads > 1 else None
         self.threads = threads
+        self.hire()
+
+    def hire(self):
+        self.helpers = ThreadPoolExecutor(self.threads - 1) if self.threads > 1 else None
+        self.process = os.getpid()
 
     def go(self, walk, counters, *arguments):
         """walk(counters, thread, threads, *arguments) on each thread; walk is compiled with nogil."""
+        if self.process != os.getpid():  # a fork has no threads but the one that forked
+            self.hire()
         later = []
         with suppress(RuntimeError):  # the system starts no more threads: who is here does it all
             later.extend(

@@ -1,9 +1,10 @@
 """How every kernel is compiled, and how arrays are made ready for one.
 
-Compilation is lazy, once for float32 and once for float64, and kept on disk (``cache=True``). Numba sees no change of
-this file in that cache: after one, delete ``kernels/__pycache__``.
+Compilation is lazy, once for float32 and once for float64, and kept on disk (CACHE). Numba sees no change of this file
+in that cache: after one, delete ``kernels/__pycache__``.
 """
 
+import warnings
 from functools import wraps
 
 import numpy as np
@@ -11,8 +12,25 @@ from numba import njit
 from numba.core import config
 from numba.extending import overload
 
+
+def can_cache():
+    """Whether Numba can write to a folder for compiled code: NUMBA_CACHE_DIR, beside the source, the user's cache."""
+    try:
+        njit(cache=True)(lambda: None)
+    except RuntimeError:
+        warnings.warn(
+            "no folder can be written to keep compiled code in, so it is compiled anew by each process: set "
+            "NUMBA_CACHE_DIR to one that can",
+            stacklevel=2,
+        )
+        return False
+    return True
+
+
+CACHE = can_cache()
+
 # error_model="numpy": a division by zero gives inf or nan, as in NumPy. Python's check would keep loops scalar.
-options = {"parallel": True, "cache": True, "error_model": "numpy"}
+options = {"parallel": True, "cache": CACHE, "error_model": "numpy"}
 
 kernel = njit(**options)
 

@@ -3,8 +3,10 @@
 import numpy as np
 from numba import njit
 
+from minivitpose.kernels.jit import CACHE
+
 # Compiled for one thread each, without the GIL: pictures go side by side, and a picture never depends on who drew it.
-compiled = njit(nogil=True, cache=True, error_model="numpy")
+compiled = njit(nogil=True, cache=CACHE, error_model="numpy")
 
 
 @compiled

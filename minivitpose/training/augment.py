@@ -8,6 +8,7 @@ deviations: cut off at twice that of the rotation, at once that of the scale.
 import numpy as np
 from numba import njit
 
+from minivitpose.kernels.jit import CACHE
 from minivitpose.pose.crop import crop_matrix
 
 MANY = 8  # more joints than this must be marked before half of the body is cut away
@@ -64,7 +65,7 @@ def recoloured(rng, image, strength):
     return found
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(nogil=True, cache=CACHE, error_model="numpy")
 def recolour(image, bright, contrast, saturation, found):
     """Colours move from the pixel's own grey, then from the picture's mean grey, then from black.
 

@@ -9,7 +9,7 @@ import numba
 import numpy as np
 
 from minivitpose import gradients as textbook
-from minivitpose.engine import GAP, grid_of
+from minivitpose.engine import GAP
 from minivitpose.kernels.amx import DEEP
 from minivitpose.kernels.blocks import STRIP
 from minivitpose.kernels.crew import Crew, new_counters
@@ -76,7 +76,7 @@ class Workspace:
     def __init__(self, config, crops, size, threads, half):
         c = self.config = config
         self.crew, self.threads = Crew(threads), threads
-        Hp, Wp = self.grid = grid_of(c, size)
+        Hp, Wp = self.grid = c.grid_of(size)
         self.patches = Patches(Hp, Wp, c.patch_size[0], c.stride, c.padding)
         tokens, inner, scale = Hp * Wp, c.num_heads * c.head_dim, c.qk_scale or c.head_dim**-0.5
         rows, chunk = chunks(crops, tokens)

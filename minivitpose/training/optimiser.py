@@ -9,7 +9,8 @@ Jordan et al. 2024; its steps are made as large as AdamW's in the way of Liu et 
 import numpy as np
 from numba import njit
 
-from minivitpose.kernels import newton_schulz
+from minivitpose.kernels.gradients import newton_schulz
+from minivitpose.kernels.jit import CACHE
 from minivitpose.parameters import flatten, is_learnt, stands_in
 from minivitpose.training.settings import SettingsError
 
@@ -194,7 +195,7 @@ def new_optimiser(params, config, settings):
     return AdamW(params, config.depth, **rules)
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=CACHE, error_model="numpy")
 def update(x, gradient, first, second, numbers):
     """x, gradient and both moments (n,): all of the rule in one pass over memory, in the order of PyTorch's."""
     keep, new1, old2, new2, rate, root, eps = numbers

@@ -16,6 +16,7 @@ from minivitpose.kernels.fused.deconv import deconv_relu
 from minivitpose.kernels.fused.norm import layer_norm, layer_norm_to_map
 from minivitpose.kernels.fused.patches import gather_patches, rows_to_maps, upsample_shift_add
 from minivitpose.kernels.gemm import ADD, GELU, STORE, product
+from minivitpose.kernels.jit import CACHE
 
 # Of a product or a norm. In Weights those of all blocks stand along the first axis.
 Packed = namedtuple("Packed", "weight bias")
@@ -44,7 +45,7 @@ def backbone(counters, t, threads, w, s, b):
     return step
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=CACHE)
 def classic(counters, t, threads, w, s, b, heatmaps):
     """The pass with the classic head: (transposed convolution, relu) for each pair of maps, then a product."""
     step = backbone(counters, t, threads, w, s, b)
@@ -59,7 +60,7 @@ def classic(counters, t, threads, w, s, b, heatmaps):
     rows_to_maps(counters, step + 1, b.out, heatmaps.reshape(s.crops, heatmaps.shape[1], -1))
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=CACHE)
 def simple(counters, t, threads, w, s, b, heatmaps):
     """The pass with the simple head. Channels are summed before the map is enlarged: 16 times less to multiply."""
     step = backbone(counters, t, threads, w, s, b)

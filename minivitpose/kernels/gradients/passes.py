@@ -35,6 +35,7 @@ from minivitpose.kernels.gradients.rows import (
     scale_add,
 )
 from minivitpose.kernels.gradients.weights import column_sums, depth, pack_backward, pack_forward, weight_gradient
+from minivitpose.kernels.jit import CACHE
 from minivitpose.kernels.micro_kernel import COLUMNS
 
 Linear = namedtuple("Linear", "weight bias")  # (N, K) as in the checkpoint and (1, N rounded up to LANES)
@@ -64,7 +65,7 @@ def linear_grad(counters, step, threads, grad, weight, panels, zeros, y, sums):
     product(counters, step, threads, grad, panels, zeros[:k].reshape(1, k), y, y, STORE, sums)
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=CACHE)
 def embed(counters, t, threads, images, w, pos, x, p, s, b):
     """images (B, 3, H, W) -> x, the first block's input. pos (chunk rows, >= C): each token's position."""
     pack_forward(counters, 0, w.weight, b.panels[0])
@@ -80,7 +81,7 @@ def embed(counters, t, threads, images, w, pos, x, p, s, b):
         step += 2
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=CACHE)
 def embed_backward(counters, t, threads, images, grad, g, p, s, b):
     step = 0
     for first in range(0, s.crops, s.chunk):
@@ -95,7 +96,7 @@ def embed_backward(counters, t, threads, images, grad, g, p, s, b):
         step += 3
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=CACHE)
 def block_forward(counters, t, threads, w, k, drops, s, b):
     """k.x -> k.out, and the other fields of k. drops (2, B): what each branch is multiplied by; or (2, 0), nothing."""
     sums, dropping = b.sums[t], drops.shape[1] > 0
@@ -128,7 +129,7 @@ def block_forward(counters, t, threads, w, k, drops, s, b):
         step += 11
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=CACHE)
 def block_backward(counters, t, threads, w, k, drops, grad, g, s, b):
     """grad (M, >= C): the gradient by k.out becomes the one by k.x. g: the block's own."""
     sums, work, dropping, C = b.sums[t], b.work[t], drops.shape[1] > 0, s.channels
@@ -186,7 +187,7 @@ def deconv_input(counters, step, x, norm, tokens, s, channels, y):
         norm_relu(counters, step, x, norm, channels, y)
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=CACHE)
 def deconv(counters, t, threads, x, norm, tokens, weight, m, s, b, partials):
     """x (B R, >= C) normalised -> m.y, before its batch norm. weight (C, 16 F), F channels for each tap.
 
@@ -208,7 +209,7 @@ def deconv(counters, t, threads, x, norm, tokens, weight, m, s, b, partials):
         step += 4
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=CACHE)
 def deconv_backward(counters, t, threads, x, norm, tokens, weight, m, grad, g, of_norm, s, b):
     """m.grad, by the batch-normed map, -> grad, by x (added to it for tokens), and g (C, 16 F).
 
@@ -237,7 +238,7 @@ def deconv_backward(counters, t, threads, x, norm, tokens, weight, m, grad, g, o
         step += 7
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=CACHE)
 def final_and_loss(counters, t, threads, w, m, targets, target_weight, losses, g, of_norm, s, b):
     """The last convolution, 1 x 1, on the last map; the loss; and back to m.grad. chunk: m's, for its own pixels."""
     pack_forward(counters, 0, w.weight, b.panels[0])

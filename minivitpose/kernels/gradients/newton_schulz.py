@@ -10,6 +10,7 @@ from minivitpose.kernels.crew import Crew, first_task, new_counters, next_task, 
 from minivitpose.kernels.fused.forward import watch_sources
 from minivitpose.kernels.gemm import ADD, CHUNK, STORE, SUMS, product, round_up
 from minivitpose.kernels.gradients.weights import pack_backward, pack_forward
+from minivitpose.kernels.jit import CACHE
 from minivitpose.kernels.micro_kernel import COLUMNS, ROWS
 from minivitpose.kernels.simd import LANES, aligned, fma, load, splat, store
 
@@ -56,7 +57,7 @@ def iterate(x, r, steps, own, square, fourth, panels, zeros, sums):
         times(own, fourth, panels, wide, r, x, ADD, x, zeros, sums)
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=CACHE)
 def walk(counters, t, threads, xs, shapes, steps, own, squares, fourths, panels, zeros, sums):
     """Each matrix of xs (n, floats), whose rows and columns are in shapes (n, 2)."""
     task = first_task(counters, 0)
