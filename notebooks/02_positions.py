@@ -269,9 +269,9 @@ def distances(heatmaps):
     return np.linalg.norm(found - truth, axis=1)
 
 
-off = {name: float(np.median(distances(heatmaps))) for name, heatmaps in results.items()}
-assert off["right"] < min(off["none"], off["shuffled"])
-figures.bars(off, "pixels of the picture, median over 17 joints", "How far the joints are from the truth")
+moved_by = {name: float(np.median(distances(heatmaps))) for name, heatmaps in results.items()}
+assert moved_by["right"] < min(moved_by["none"], moved_by["shuffled"])
+figures.bars(moved_by, "pixels of the picture, median over 17 joints", "How far the joints are from the truth")
 
 # %% [markdown]
 # Without positions, or with shuffled ones, the pose is lost, though all patches are still there. Moving the whole table
@@ -447,10 +447,11 @@ print("the rule:", error.mean(axis=0).round(2), " always saying the middle:", mi
 mirror = np.arange(192).reshape(16, 12)[:, ::-1].ravel()
 alike = similarity[np.arange(192), mirror]
 print(f"mean similarity with the mirror image {alike.mean():.2f}, with all positions {similarity.mean():.2f}")
-print(f"The joints are {off['mirrored']:.1f} pixels off with the table in the mirror, and {off['right']:.1f} without;")
-print(f"four rows down it is {off['4 rows down']:.1f}. People are seen from in front and from behind, so a left arm")
-print("may be on either side; and training mirrors crops and renames the joints. What is learnt for a place holds for")
-print("its mirror image, mirrored. Yet a token must know on which side it is: the two are alike, but not the same.")
+away, straight, down = (moved_by[name] for name in ("mirrored", "right", "4 rows down"))
+print(f"The joints are {away:.1f} pixels off with the table in the mirror, {straight:.1f} without, {down:.1f} four rows down.")
+print("People are seen from in front and from behind, so a left arm may be on either side; and training mirrors crops")
+print("and renames the joints. What is learnt for a place holds for its mirror image, mirrored. Yet a token must know")
+print("on which side it is: the two are alike, but not the same.")
 figures.over_crop(
     example.crop, [alike], ["like the position in the mirror"], int(alike.argmin()), columns=1, height=420
 )
