@@ -429,7 +429,7 @@ def weighted(joint):
     titles = [f"{final['weight'][k, c, 0, 0]:+.2f} × map {c}" for c in largest]
     titles += ["all others, bias", joint.replace("_", " ")]
     shown = [*parts[largest], rest, heatmaps[0, k]]
-    return shown, [f"{title}\n{part.min():.2f} to {part.max():.2f}" for title, part in zip(titles, shown, strict=True)]
+    return shown, [f"{title}\n{figures.ends(part)}" for title, part in zip(titles, shown, strict=True)]
 
 
 def draw_sums(joints):
