@@ -68,10 +68,12 @@ OPTIONAL = ("head_dim", "mlp_dim", "final_kernel")  # None goes by the others
 
 
 def is_count(x):
+    """A whole number from 1, of Python or NumPy."""
     return isinstance(x, Integral) and not isinstance(x, bool) and x > 0
 
 
 def is_real(x):
+    """A finite number, of Python or NumPy."""
     return isinstance(x, Real) and not isinstance(x, bool) and isfinite(x)
 
 

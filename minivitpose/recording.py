@@ -57,7 +57,7 @@ def save_reference(reference, path, sample=None):
                 rest = (truths[name] - x).astype(np.float32)
                 arrays[f"{kind}/{name}"] = rest if sample is None else rest.reshape(-1)[places]
     own = {"format": FORMAT, "version": VERSION, "dtype": str(reference.images.dtype), "sample": sample}
-    header = own | reference.header | own
+    header = reference.header | own
     header["facts"] = {name: asdict(facts) for name, facts in reference.facts.items()}
     arrays["__header__"] = np.frombuffer(json.dumps(header).encode(), np.uint8)
     with replacing(path) as file:

@@ -61,6 +61,13 @@ def test_other_numbers_of_keypoints_give_the_numbers_of_pycocotools(num_keypoint
             np.testing.assert_allclose(numbers, pycocotools_numbers(content, results, sigmas), rtol=0, atol=1e-9)
 
 
+def test_pictures_may_be_named_by_an_array():
+    content, perfect = simple_world()
+    truth, found = as_coco(content), as_coco([perfect])
+    ids = np.array(list(truth.images))
+    assert evaluate(truth, found, SIGMAS, image_ids=ids) == evaluate(truth, found, SIGMAS)
+
+
 def test_some_of_the_pictures_give_the_numbers_of_pycocotools():
     content, results = world(9)
     ids = sorted(image["id"] for image in content["images"])[::2]

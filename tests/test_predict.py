@@ -573,6 +573,15 @@ def test_bad_use_is_one_line(here, capsys):
     assert names(".") == ["empty", "in", "w.npz", "x.png", "y.png"]
 
 
+def test_a_run_whose_pictures_were_all_broken_can_be_repeated(here):
+    Path("in").mkdir()
+    for name in ("in/x.png", "in/y.png"):
+        Path(name).write_bytes(b"no picture")
+    assert run("in", "--out", "r") == 1 and results("r")["pictures"] == []
+    picture("in/x.png"), picture("in/y.png", 1)
+    assert run("in", "--out", "r") == 0 and len(results("r")["pictures"]) == 2
+
+
 def test_nothing_that_is_read_or_is_anothers_is_written_over(here, capsys):
     picture("in/x.png"), picture("in/y.png", 1)
     person = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 20, 25], "area": 400, "iscrowd": 0}

@@ -78,13 +78,13 @@ def evaluate_model(options):
     """--weights: estimate everybody, then evaluate."""
     from minivitpose.files import write_text
     from minivitpose.pose.coco_json import WHOLE_BODY, as_coco, read_coco
-    from minivitpose.pose.estimate import make_plan
+    from minivitpose.pose.estimate import BATCH, make_plan
     from minivitpose.pose.evaluate import check_files
 
     model = load_model(options)
     num_keypoints = model.config.num_keypoints
     skeleton = skeleton_with_sigmas(num_keypoints, model.config.dataset)
-    plan = make_plan(model, options.pipeline, options.flip, options.batch or 8)
+    plan = make_plan(model, options.pipeline, options.flip, options.batch or BATCH)
     truth = read_coco(options.annotations, num_keypoints == WHOLE_BODY)
     check_files(truth, as_coco([]), num_keypoints)  # before the work, not after it
     check_names(truth, skeleton)

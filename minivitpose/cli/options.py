@@ -97,7 +97,7 @@ def make_folder(path):
 
 
 def check_figure(path):
-    """The same of a figure that is to be written: its folder, and an ending that is known."""
+    """``check_file`` for a figure, whose ending must be known, too."""
     from minivitpose.plot import KINDS
 
     check_file(path)

@@ -15,7 +15,7 @@ from minivitpose.cli.options import (
     positive,
     say,
 )
-from minivitpose.cli.predict_many import run_many
+from minivitpose.cli.predict_many import BROKEN, run_many
 from minivitpose.cli.results import FORMATS, about, coco, draw, easy, make_entry, named_single, skeleton_of, write
 
 EXAMPLE = """minivitpose predict photo.jpg --weights vitpose-b-coco.pth --box 120 40 200 420 --out results
@@ -102,7 +102,7 @@ def written(options, jobs, single):
         names = [f"{job.name}_result.json" for job in jobs]
     else:
         names = [f"{jobs[0].name}{DRAWN}.json" if single else "keypoints.json"]
-    return [options.out / name for name in (names if single else [*names, "keypoints.jsonl", "keypoints-broken.json"])]
+    return [options.out / name for name in (names if single else [*names, "keypoints.jsonl", BROKEN])]
 
 
 def read_jobs(options, paths):

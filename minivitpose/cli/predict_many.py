@@ -11,6 +11,7 @@ from minivitpose.cli.options import UsageError, say
 from minivitpose.cli.results import about, coco, draw, drawn_name, easy, make_entry, named_many, write
 from minivitpose.files import alone_in
 
+BROKEN = "keypoints-broken.json"
 SHOWN = 10  # broken pictures that are named on standard error
 
 
@@ -23,7 +24,8 @@ def run_many(options, plan, jobs):
 def run_alone(options, plan, jobs):
     """``run_many``, with the folder for itself."""
     path, result = options.out / "keypoints.jsonl", options.out / "keypoints.json"
-    if result.exists() and not path.exists() and options.format != "easy":
+    ours = path.exists() or (options.out / BROKEN).exists()  # where all were broken there is no journal
+    if result.exists() and not ours and options.format != "easy":
         raise UsageError(f"{shown(result)} has no {path.name} beside it, so it may be another's: take another --out")
     journal = Journal(path, settings(options, plan))
     todo = [job for job in jobs if not is_done(options, journal, job)]
@@ -146,7 +148,7 @@ def write_results(options, plan, journal, jobs):
 
 def report_broken(options, broken, total):
     """Name the broken pictures on standard error and, all of them, in a file; an earlier such file goes."""
-    path = options.out / "keypoints-broken.json"
+    path = options.out / BROKEN
     if not broken:
         path.unlink(missing_ok=True)
         return

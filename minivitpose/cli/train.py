@@ -80,7 +80,6 @@ def check(settings):
 def check_folder_of(options, parts):
     """Raises UsageError where the training would write over something that it reads or that it did not make."""
     from minivitpose.training.loop import CHECKPOINT, TABLE, WEIGHTS
-    from minivitpose.training.settings import SettingsError, read_settings
 
     results = [options.out / name for name in (CHECKPOINT, TABLE, WEIGHTS, CURVE)]
     settings = options.out / SETTINGS
@@ -88,14 +87,20 @@ def check_folder_of(options, parts):
     for path in results:
         check_file(path, *read)
     if settings.exists():
-        try:
-            same = read_settings(settings) == parts
-        except SettingsError:
-            same = False
-        if not same and not results[0].exists():
+        if settings_in(options.out) != parts and not results[0].exists():
             raise UsageError(f"{settings} has other settings and would be lost: give another --out")
     elif there := [path for path in results if path.exists()]:
         raise UsageError(f"{there[0]} is of no training that can go on here, and would be lost: give another --out")
+
+
+def settings_in(folder):
+    """The parts that the folder's settings.toml tells of, or None."""
+    from minivitpose.training.settings import SettingsError, read_settings
+
+    try:
+        return read_settings(folder / SETTINGS)
+    except SettingsError:
+        return None
 
 
 def run_alone(options, parts):
@@ -103,10 +108,10 @@ def run_alone(options, parts):
     from minivitpose.plot import save
     from minivitpose.training.curve import training_curve
     from minivitpose.training.loop import DivergedError
-    from minivitpose.training.settings import as_toml, read_settings
+    from minivitpose.training.settings import as_toml
 
     training = prepare(options, parts)
-    if not (options.out / SETTINGS).exists() or read_settings(options.out / SETTINGS) != parts:
+    if settings_in(options.out) != parts:
         write_text(options.out / SETTINGS, as_toml(parts))  # else it stays as it is, with its owner's notes
     ends = list(accumulate(part.steps for part in parts))
     if training.done:

@@ -61,9 +61,10 @@ def evaluate(truth, results, sigmas, use_area=True, image_ids=None):
     if sigmas.ndim != 1 or not (np.isfinite(sigmas) & (sigmas > 0)).all() or not sigmas.size:
         raise CocoError(f"sigmas: expected one number above 0 for each keypoint, found {sigmas.tolist()}")
     check_files(truth, results, len(sigmas))
-    if strange := [image for image in image_ids or () if image not in truth.images]:
-        raise CocoError(f"image_ids: {truth.path} has no picture {strange[0]!r}")
-    image_ids = sorted(truth.images if image_ids is None else set(image_ids))
+    image_ids = set(truth.images if image_ids is None else image_ids)
+    if strange := image_ids - set(truth.images):
+        raise CocoError(f"image_ids: {truth.path} has no picture {next(iter(strange))!r}")
+    image_ids = sorted(image_ids)
     places = grouped(truth), grouped(results)
     precisions, recalls = [], []
     for category in sorted(truth.categories):

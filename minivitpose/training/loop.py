@@ -164,7 +164,7 @@ class Training:
         found = [(model(images), targets, weight) for images, targets, weight in self.validation]
         sizes, losses = [len(heatmaps) for heatmaps, *_ in found], [heatmap_loss(*batch) for batch in found]
         near = np.concatenate([hits(*batch) for batch in found])
-        return {"validation_loss": float(np.average(losses, weights=sizes)), "validation_accuracy": share(near)}
+        return {"validation_loss": float(np.average(losses, weights=sizes)), "validation_accuracy": share_of(near)}
 
     def weights(self):
         """The state dict to keep: averaged if that is wanted, and at the end blended with what the part began with."""
@@ -264,10 +264,11 @@ def format_cell(value):
 
 def accuracy(heatmaps, targets, weight):
     """The share of the marked joints that are hits, NaN where nothing is marked."""
-    return share(hits(heatmaps, targets, weight))
+    return share_of(hits(heatmaps, targets, weight))
 
 
-def share(near):
+def share_of(near):
+    """How many are true, 0 to 1, or NaN of none."""
     return float(near.mean()) if near.size else float("nan")
 
 
